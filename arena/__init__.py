@@ -1,0 +1,1 @@
+"""The arena: jobs, queue, daemon, executors, run directory, training loop and trainers. Mechanism, no policy."""
