@@ -1,0 +1,187 @@
+"""A database: one engine, short transactions, durable commits.
+
+SQLite is the embedded default: WAL, `synchronous=FULL`, `BEGIN IMMEDIATE` for every write, and a library that does not
+have the WAL-reset corruption bug (fixed in 3.51.3), taken from `pysqlite3` where Python's own is older. One process,
+the daemon, checkpoints the log; every other connection leaves it alone. PostgreSQL works by URL.
+
+Invariant: a write that returned survives kill -9 and power cuts (tests/vault/test_database.py, test_durability.py).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+
+from realm.errors import ConfigError, ConflictError, DiskFullError, RealmError
+
+MINIMUM_SQLITE = (3, 51, 3)
+
+
+class Database:
+    """One database by URL. `durable=False` trades the last second on a power cut for speed (metric points)."""
+
+    def __init__(self, url: str, *, durable: bool = True, checkpointer: bool = False) -> None:
+        self.url = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._writers = threading.Lock()
+        self.engine = _sqlite_engine(url, durable, checkpointer) if self.is_sqlite else _server_engine(url)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for reading; sees one consistent state."""
+        with self.engine.connect() as connection, _translated():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that takes the write lock at its start and commits durably at its end.
+
+        Raises DiskFullError when there is no room; the transaction is then undone as a whole.
+        """
+        with _translated():
+            if not self.is_sqlite:
+                with self.engine.begin() as connection:
+                    yield connection
+                return
+            with (
+                self._writers,
+                self.engine.connect().execution_options(realm_write=True) as connection,
+                connection.begin(),
+            ):
+                yield connection
+
+    def data_version(self) -> int:
+        """Return a number that changes when another connection commits (SQLite); always new elsewhere."""
+        if not self.is_sqlite:
+            return threading.get_ident() ^ id(object())
+        with self.engine.connect() as connection:
+            return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
+
+    def checkpoint_log(self) -> None:
+        """Fold the write-ahead log back into the database file, as far as readers allow."""
+        if self.is_sqlite:
+            with self._writers, self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def check(self) -> list[str]:
+        """Return what the database's own quick check finds wrong; empty when it is sound."""
+        if not self.is_sqlite:
+            with self.read() as connection:
+                connection.execute(text("SELECT 1"))
+            return []
+        with self.read() as connection:
+            rows = connection.exec_driver_sql("PRAGMA quick_check(20)").scalars().all()
+        return [str(row) for row in rows if row != "ok"]
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def sqlite_module() -> ModuleType:
+    """Return a DB-API module over a SQLite that is new enough. Raises ConfigError."""
+    import sqlite3
+
+    if sqlite3.sqlite_version_info >= MINIMUM_SQLITE:
+        return sqlite3
+    try:
+        from pysqlite3 import dbapi2
+    except ImportError:
+        raise ConfigError(
+            f"SQLite {sqlite3.sqlite_version} has a bug that can corrupt the ledger (fixed in 3.51.3).",
+            hint="Install the pysqlite3 package or use a newer Python.",
+            code="old_sqlite",
+        ) from None
+    if tuple(int(part) for part in dbapi2.sqlite_version.split(".")) < MINIMUM_SQLITE:
+        raise ConfigError(f"pysqlite3 brings SQLite {dbapi2.sqlite_version}; 3.51.3 is needed.", code="old_sqlite")
+    return dbapi2  # type: ignore[no-any-return]
+
+
+def _sqlite_engine(url: str, durable: bool, checkpointer: bool) -> Engine:
+    module = sqlite_module()
+    path = make_url(url).database
+    if path and path != ":memory:":
+        _refuse_network(Path(path))
+    engine = create_engine(url, module=module, connect_args={"timeout": 10.0, "check_same_thread": False})
+    synchronous = "FULL" if durable else "NORMAL"
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions are begun below, by hand
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout=10000")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA synchronous={synchronous}")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA temp_store=MEMORY")
+        cursor.execute("PRAGMA mmap_size=0")
+        cursor.execute("PRAGMA trusted_schema=OFF")
+        cursor.execute("PRAGMA cell_size_check=ON")
+        cursor.execute(f"PRAGMA wal_autocheckpoint={1000 if checkpointer else 0}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("realm_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _server_engine(url: str) -> Engine:
+    return create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the driver's errors that a person can do something about into ours."""
+    try:
+        yield
+    except OperationalError as error:
+        words = str(error.orig)
+        if "disk is full" in words or "No space left" in words:
+            hint = "Free some space; nothing that was acknowledged is lost."
+            raise DiskFullError("The disk is full: the ledger could not be written.", hint=hint) from error
+        if "locked" in words or "busy" in words:
+            raise ConflictError("The ledger is busy.", hint="Try again.", code="ledger_busy") from error
+        if "malformed" in words or "not a database" in words:
+            hint = "Stop the realm and restore the newest file of backups/, or run `realm doctor`."
+            raise RealmError("The ledger's file is damaged.", hint=hint, code="ledger_damaged") from error
+        raise
+
+
+def _refuse_network(path: Path) -> None:
+    """Raise ConfigError when the database would lie on a network file system, where its locks cannot be trusted."""
+    folder = path.parent
+    if not hasattr(os, "statvfs") or not folder.exists():
+        return
+    kind = _file_system_of(folder)
+    if kind in {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p"}:
+        raise ConfigError(
+            f"{path} lies on a network file system ({kind}).",
+            hint="Keep REALM_HOME on a local disk; models and backups may lie elsewhere.",
+            code="network_home",
+        )
+
+
+def _file_system_of(folder: Path) -> str:
+    best, kind = "", ""
+    try:
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return ""
+    where = str(folder.resolve())
+    for line in mounts:
+        fields = line.split()
+        point = fields[1].replace("\\040", " ")
+        if (where == point or where.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind
