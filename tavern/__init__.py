@@ -1,0 +1,1 @@
+"""The web: pages, JSON and the event stream."""
