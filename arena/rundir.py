@@ -12,6 +12,7 @@ tail is cut when the trainer opens the file again, and a reader stops before it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import zlib
@@ -240,7 +241,7 @@ def _names(folder: Path) -> list[str]:
 
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
