@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from realm.errors import ConfigError, ConflictError, DiskFullError, RealmError
 
@@ -38,7 +39,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection for reading; sees one consistent state."""
-        with self.engine.connect() as connection, _translated():
+        with _translated(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -118,7 +119,7 @@ def _sqlite_engine(url: str, durable: bool, checkpointer: bool) -> Engine:
         connection.isolation_level = None  # transactions are begun below, by hand
         cursor = connection.cursor()
         cursor.execute("PRAGMA busy_timeout=10000")
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _enter_wal(cursor)
         cursor.execute(f"PRAGMA synchronous={synchronous}")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute("PRAGMA temp_store=MEMORY")
@@ -136,6 +137,18 @@ def _sqlite_engine(url: str, durable: bool, checkpointer: bool) -> Engine:
     return engine
 
 
+def _enter_wal(cursor: Any) -> None:
+    """Switch to the write-ahead log. Several processes may open a new file at once; SQLite does not wait for this."""
+    for turn in range(200):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except Exception as error:
+            if "locked" not in str(error) or turn == 199:
+                raise
+            time.sleep(0.02)
+
+
 def _server_engine(url: str) -> Engine:
     return create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
 
@@ -145,7 +158,7 @@ def _translated() -> Iterator[None]:
     """Turn the driver's errors that a person can do something about into ours."""
     try:
         yield
-    except OperationalError as error:
+    except DatabaseError as error:
         words = str(error.orig)
         if "disk is full" in words or "No space left" in words:
             hint = "Free some space; nothing that was acknowledged is lost."

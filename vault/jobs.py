@@ -100,7 +100,7 @@ class JobStore:
         """Return how many jobs there are in each state."""
         query = select(_T.c.state, func.count()).group_by(_T.c.state)
         with self._database.read() as connection:
-            return {state: int(number) for state, number in connection.execute(query).tuples()}
+            return {state: int(number) for state, number in connection.execute(query)}
 
     # The hold: a queue that a person has stopped says who and when
 
@@ -207,18 +207,19 @@ class JobStore:
         """Return a job to its place in the queue after an attempt that did not end it; return its new state.
 
         With `count`, an attempt that got no further than the last one counts, and past `max_attempts` of these in a
-        row the job fails with `reason`. A wait of `delay_s` is quadrupled for each further one.
+        row the job fails with `reason`. An attempt that got further goes on at once; after one that did not, the job
+        waits `delay_s`, four times longer after each further one.
         """
         with self._database.write() as connection:
             job = _fenced(connection, job_id, fence)
             fruitless = job.fruitless
             if count:
-                fruitless = 1 if _advanced(connection, job) else job.fruitless + 1
+                fruitless = 0 if _advanced(connection, job) else job.fruitless + 1
             if fruitless >= max_attempts:
                 self._end(connection, job, "failed", at, reason=reason, fruitless=fruitless)
                 events.append(connection, "job_failed", job_id, self._story(connection, job) | {"reason": reason}, at)
                 return "failed"
-            wait = delay_s * 4 ** max(0, fruitless - 1) if count else 0.0
+            wait = delay_s * 4 ** (fruitless - 1) if count and fruitless else 0.0
             values: dict[str, Any] = {"state": "queued", "lease_owner": None, "lease_until": None, "reason": reason}
             values |= {"fruitless": fruitless, "not_before": at + wait}
             connection.execute(update(_T).where(_T.c.id == job_id).values(**values))

@@ -73,7 +73,7 @@ class MetricStore:
                 return []
             if count <= max_points:
                 query = select(_T.c.step, _T.c.value).where(mine).order_by(_T.c.step)
-                return [SeriesPoint(s, v, v, v) for s, v in connection.execute(query).tuples()]
+                return [SeriesPoint(s, v, v, v) for s, v in connection.execute(query)]
             width = max(1, -(-(last - first + 1) // max_points))
             bucket = (
                 cast((_T.c.step - first) / width, Integer)
