@@ -350,6 +350,7 @@ class TrainingLoop:
         progress = self.progress
         before = progress.saved_at
         progress.saved_at = progress.step  # what is written must say so
+        self._streams = rng.capture()  # before anything of the save can draw from them
         try:
             with rng.preserved():
                 card = self._card()
@@ -384,7 +385,7 @@ class TrainingLoop:
             "run_step": self.progress.step,
             "hero_step": self.job.hero_step_start + self.progress.step,
             "loop": asdict(self.progress),
-            "rng": rng.capture(),
+            "rng": self._streams,
             "trainer": own,
         }
         durable_write_json(folder / STATE_FILE, state)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_kit import ToyTrainer, assert_same_tensors, losses, make_run, records
 
 from arena.checkpoints import FenceLostError
 from arena.jobs import JobFile
@@ -17,6 +16,7 @@ from arena.loop import Hooks, run_training
 from arena.rundir import Attempt, ControlMessage, Outcome, RunDir
 from arena.trainers.contract import Trainer
 from realm.errors import ConfigError
+from tests.arena.training_kit import ToyTrainer, assert_same_tensors, losses, make_run, records
 from vault import manifest as manifests
 
 
