@@ -7,6 +7,7 @@ transaction. A database newer than this program is refused. Metric points, a reb
 
 from __future__ import annotations
 
+import secrets
 import time
 from pathlib import Path
 
@@ -55,13 +56,12 @@ def _upgrade_ledger(database: Database) -> None:
 
 
 def _back_up(database: Database) -> None:
-    revision = _revision(database)
-    if not database.is_sqlite or revision is None or not database.url.database:
+    if not database.is_sqlite or _revision(database) in (None, HEAD) or not database.url.database:
         return
     source = Path(database.url.database)
     folder = source.parent / "backups"
     folder.mkdir(exist_ok=True)
-    target = folder / f"{source.stem}-before-{HEAD}-{int(time.time())}.db"
+    target = folder / f"{source.stem}-before-{HEAD}-{int(time.time())}-{secrets.token_hex(3)}.db"
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.connection.cursor().execute("VACUUM INTO ?", (str(target),))
 
