@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Integer, cast, func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 from vault import schema
 from vault.database import Database
@@ -40,8 +41,7 @@ class MetricStore:
         rows = [{"run_id": run_id, "name": n, "step": s, "value": v} for (n, s), v in latest.items()]
         if not rows:
             return
-        dialect = sqlite if self._database.is_sqlite else postgresql
-        statement = dialect.insert(_T)
+        statement = _insert(is_sqlite=self._database.is_sqlite)
         keys = [_T.c.run_id, _T.c.name, _T.c.step]
         statement = statement.on_conflict_do_update(index_elements=keys, set_={"value": statement.excluded.value})
         with self._database.write() as connection:
@@ -100,3 +100,12 @@ class MetricStore:
                 row = connection.execute(query.order_by(_T.c.step.desc()).limit(1)).one()
                 found[name] = (int(row.step), float(row.value))
         return found
+
+
+def _insert(*, is_sqlite: bool) -> Any:
+    """An insert that knows ON CONFLICT. The PostgreSQL dialect is loaded only where it is used: it costs 50 ms."""
+    if is_sqlite:
+        return sqlite.insert(_T)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(_T)
