@@ -66,13 +66,13 @@ def _status(settings: Settings) -> int:
 
 def _record(settings: Settings) -> int:
     """Write events, one JSON object a line of standard input, into the ledger."""
-    from realm.wiring import open_vault
+    from realm.wiring import Realm
 
-    vault = open_vault(settings)
+    realm = Realm(settings)
     for line in sys.stdin.read().splitlines():
         event = json.loads(line)
-        vault.events.record(event["kind"], event["subject"], event["data"])
-    vault.close()
+        realm.vault.events.record(event["kind"], event["subject"], event["data"])
+    realm.close()
     return 0
 
 

@@ -34,6 +34,7 @@ from realm.services import (
 )
 from realm.settings import Settings, subprocess_environment
 from realm.weaver import launch
+from realm.weaver.address import tavern_port
 
 STOP_S = 45.0
 READY_S = 90.0
@@ -74,8 +75,8 @@ def start(
             check_port(settings)
         spawn_weaver(settings, flags)
     else:
-        asked, present = settings.tavern.port, running_port(paths, settings)
-        if asked != present and "tavern.port" in flags:
+        asked, present = settings.tavern.port, tavern_port(settings)
+        if asked not in (0, present) and "tavern.port" in flags:
             raise ConflictError(
                 f"The realm runs already, on port {present}.",
                 hint="Stop it with `realm down` first to change the port.",
@@ -128,13 +129,6 @@ def spawn_weaver(settings: Settings, flags: Mapping[str, Any]) -> None:
             cwd=project_root(),
             env=subprocess_environment(settings.home, PYTHONUNBUFFERED="1"),
         )
-
-
-def running_port(paths: RealmPaths, settings: Settings) -> int:
-    """Return the port that the running realm was told to use."""
-    with contextlib.suppress(NotFoundError, CorruptFileError, KeyError, TypeError, ValueError):
-        return int(read_json(paths.control / "weaver.json")["flags"]["tavern.port"])
-    return settings.tavern.port
 
 
 def check_room(settings: Settings) -> None:
@@ -199,12 +193,6 @@ def find_workers(paths: RealmPaths) -> list[ProcessIdentity]:
             if identity is not None and identity.pid != os.getpid():
                 found.append(identity)
     return found
-
-
-def address(settings: Settings, port: int) -> str:
-    """Return the address to open in a browser."""
-    host = settings.tavern.host
-    return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::', '') else host}:{port}/"
 
 
 def _await_ready(

@@ -7,9 +7,9 @@ import time
 
 from realm.services import Service
 from realm.settings import Settings
+from realm.weaver.address import tavern_host, tavern_port
 
 HEARTBEAT_S = 15.0
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
 def is_ready(service: Service, settings: Settings, started_at: float, timeout_s: float = 2.0) -> bool:
@@ -22,8 +22,7 @@ def is_ready(service: Service, settings: Settings, started_at: float, timeout_s:
 
 
 def _answers(settings: Settings, path: str, timeout_s: float) -> bool:
-    address = _ANY_ADDRESS.get(settings.tavern.host, settings.tavern.host)
-    connection = http.client.HTTPConnection(address, settings.tavern.port, timeout=timeout_s)
+    connection = http.client.HTTPConnection(tavern_host(settings), tavern_port(settings), timeout=timeout_s)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == http.client.OK
