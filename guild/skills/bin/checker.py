@@ -169,6 +169,9 @@ def _converted(problem: Problem, notation: Notation, width: int) -> Iterator[tup
 
 def _compared(problem: Problem, notation: Notation, width: int) -> Iterator[tuple[str, str]]:
     a, b = problem.operands
+    claims = {"less_than": "<", "minimum": "<", "greater_than": ">", "maximum": ">", "equals": "="}
+    claim = claims[problem.operation]
     for i in range(width):
-        known = _relation(a % (2 << i), b % (2 << i))
-        yield f"{_say(a >> i & 1, notation)}?{_say(b >> i & 1, notation)}={known}", known
+        holds = _relation(a % (2 << i), b % (2 << i)) == claim
+        left, right = _say(a >> i & 1, notation), _say(b >> i & 1, notation)
+        yield f"{left}{claim}{right}={_say(int(holds), notation)}", str(holds).lower()

@@ -9,7 +9,9 @@ Lines, for 4-bit numbers:
 
     add, increment        ①+①+⓪=①⓪      digit + digit + carry = carry and digit
     subtract, decrement   ⓪-①-⓪=①①      digit - digit - borrow = borrow and digit
-    comparisons, min, max ①?⓪=>         digits, then how the numbers compare up to this column
+    less_than, minimum    ⓪<①=①         does the claim hold up to this column? ① yes, ⓪ no
+    greater_than, maximum ⓪>①=⓪
+    equals                ⓪=①=⓪
     multiply              ①:⓪①⓪+①⓪①⓪⓪=①①⓪①⓪   digit: total + shifted number = new total
     double                ①⓪①|⓪         the number | the digit put behind it
     halve                 ①⓪|①          the number | the digit taken off its end
@@ -17,7 +19,8 @@ Lines, for 4-bit numbers:
     to_binary             13=2*6+①      number = 2 * half + digit
 
 Columns go from the right because that is where the carry starts; a comparison too, since then one
-mechanism (take the next digit of each) serves all of them: the highest column that differs decides last.
+mechanism (take the next digit of each) serves all of them. The highest column that differs has the last
+word; minimum and maximum take the first number where the claim holds, else the second.
 """
 
 from __future__ import annotations
@@ -114,21 +117,27 @@ def _subtract(operation: str, numbers: list[Digits], notation: Notation) -> Work
     return Working(tuple(steps), _write(total, notation), f"{left[0]} - {left[1]} = {_decimal(total)}")
 
 
+_CLAIMS = {"less_than": "<", "minimum": "<", "greater_than": ">", "maximum": ">", "equals": "="}
+
+
 def _compare(operation: str, numbers: list[Digits], notation: Notation) -> Working:
-    verdict = "="
+    """Say for every column whether the claim holds for the numbers up to it."""
+    claim = _CLAIMS[operation]
+    holds = claim == "="
     steps = []
     for x, y in zip(*_pad(numbers), strict=True):
-        if x != y:
-            verdict = "<" if x < y else ">"
-        steps.append(Step(f"{notation.digits([x])}?{notation.digits([y])}={verdict}", verdict))
+        if claim == "=":
+            holds = holds and x == y
+        elif x != y:
+            holds = (x < y) == (claim == "<")
+        line = f"{notation.digits([x])}{claim}{notation.digits([y])}={notation.digits([holds])}"
+        steps.append(Step(line, "true" if holds else "false"))
     a, b = (_decimal(digits) for digits in numbers)
+    order = f"{a} {'=' if a == b else '<' if a < b else '>'} {b}"
     if operation in ("minimum", "maximum"):
-        second = verdict == (">" if operation == "minimum" else "<")
-        chosen = numbers[int(second)]
-        check = f"{a} {verdict} {b}, so {_decimal(chosen)}"
-        return Working(tuple(steps), _write(chosen, notation), check)
-    sign = {"less_than": "<", "greater_than": ">", "equals": "="}[operation]
-    return Working(tuple(steps), "true" if verdict == sign else "false", f"{a} {verdict} {b}")
+        chosen = numbers[0] if holds else numbers[1]
+        return Working(tuple(steps), _write(chosen, notation), f"{order}, so {_decimal(chosen)}")
+    return Working(tuple(steps), "true" if holds else "false", order)
 
 
 def _multiply(operation: str, numbers: list[Digits], notation: Notation) -> Working:
