@@ -76,12 +76,16 @@ def _hero(vault: Vault, hero: Hero) -> dict[str, Any]:
 
 
 def _skills(evaluations: Any) -> list[dict[str, Any]]:
-    """One entry per skill and level, known and held-out results kept apart."""
+    """One entry per skill and level, known and held-out results kept apart, sets for contrast below them."""
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for evaluation in evaluations:
         key = (evaluation.skill, evaluation.level)
-        entry = found.setdefault(key, {"skill": key[0], "level": key[1], "known": None, "heldout": None})
-        entry[evaluation.split] = _evaluation(evaluation)
+        fresh: dict[str, Any] = {"skill": key[0], "level": key[1], "known": None, "heldout": None, "contrast": {}}
+        entry = found.setdefault(key, fresh)
+        if evaluation.contrast is None:
+            entry[evaluation.split] = _evaluation(evaluation)
+        else:
+            entry["contrast"].setdefault(evaluation.contrast, {})[evaluation.split] = _evaluation(evaluation)
     return [found[key] for key in sorted(found)]
 
 

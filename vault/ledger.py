@@ -282,6 +282,8 @@ class Ledger:
             values |= {"step": run.hero_step_start + run_step, "name": name, "skill": skill, "level": level}
             values |= {"split": split, "correct": correct, "total": total, "details": details, "at": at}
             connection.execute(insert(_EVALUATIONS).values(**values))
+            if name.count("/") > 2:  # a set for contrast: kept, but not news
+                return True
             data = {
                 key: values[key] for key in ("run_id", "step", "name", "skill", "level", "split", "correct", "total")
             }
@@ -331,7 +333,7 @@ def _stats(connection: Connection, hero_id: str) -> HeroStats:
         .where(jobs.c.hero_id == hero_id)
     )
     completed = int(connection.execute(done).scalar_one())
-    held_out = [e for e in _latest_evaluations(connection, hero_id) if e.split == "heldout"]
+    held_out = [e for e in _latest_evaluations(connection, hero_id) if e.split == "heldout" and e.contrast is None]
     correct, total = sum(e.correct for e in held_out), sum(e.total for e in held_out)
     return HeroStats(
         xp=xp,

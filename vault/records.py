@@ -185,6 +185,12 @@ class Evaluation(Record):
     def accuracy(self) -> float:
         return self.correct / self.total if self.total else 0.0
 
+    @property
+    def contrast(self) -> str | None:
+        """What a set beside the level's own shows (`bin/L3/heldout/direct` → `direct`); None for the level's own."""
+        parts = self.name.split("/")
+        return parts[3] if len(parts) > 3 else None
+
 
 @dataclass(frozen=True)
 class Command(Record):
