@@ -298,7 +298,7 @@ class ModelForge:
             story = {"hero": self._hero.id, "model": self._hero.model, "folder": str(self._hero.model_dir)}
             self._realm.vault.events.record("model_missing", self._hero.id, story)
             return
-        command = [sys.executable, "-m", "realm.forge", str(self._folder)]
+        command = [sys.executable, "-P", "-m", "realm.forge", str(self._folder)]
         command += ["--size", variant.model.size, "--seed", str(variant.model.seed)]
         with open(self._log, "ab") as log:
             self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

@@ -121,7 +121,7 @@ class LocalExecutor:
             CUBLAS_WORKSPACE_CONFIG=":4096:8",
         )
         log = os.open(self._slot / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        command = [sys.executable, "-m", "realm", "worker", str(self._slot)]
+        command = [sys.executable, "-P", "-m", "realm", "worker", str(self._slot)]
         try:
             child = subprocess.Popen(
                 command,
