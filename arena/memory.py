@@ -204,7 +204,7 @@ def _activations(model: ModelShape, run: RunShape, compute: int) -> Part:
         layer += len(run.lora_targets) * run.lora_r * compute
     matrix = model.num_heads * run.rows * run.length**2 * (compute + _FLOAT32) if run.eager_attention else 0
     if run.gradient_checkpointing:
-        kept = model.num_layers * run.tokens * h * _FLOAT32
+        kept = (model.num_layers + 2) * run.tokens * h * _FLOAT32  # and what the last norm keeps
         size = kept + run.tokens * layer + matrix
         why = f"inputs of {model.num_layers} layers and one layer recomputed, {run.tokens:,} tokens"
     else:
