@@ -73,6 +73,7 @@ TERMS = {
 STATES = {
     "preparing": Term("Making ready", "Preparing", "sword", "ember"),
     "loading": Term("Arming", "Loading the model", "sword", "ember"),
+    "tokenizing": Term("Sharpening the blade", "Tokenizing", "sword", "ember"),
     "training": Term("Fighting", "Training", "sword", "ember"),
     "evaluating": Term("In trial", "Evaluating", "shield", "sky"),
     "saving": Term("Saving", "Saving a checkpoint", "save", "brass"),
@@ -301,6 +302,10 @@ def _held(data: Data) -> str:
     return _join(str(data.get("reason") or ""), _by(data))
 
 
+def _named_text(data: Data) -> str:
+    return ": ".join(part for part in (_name(data), str(data.get("text") or data.get("reason") or "")) if part)
+
+
 def _phase(data: Data) -> str:
     phase = str(data.get("phase") or "")
     return ": ".join(part for part in (PHASES.get(phase, phase), _name(data)) if part)
@@ -329,6 +334,8 @@ EVENTS: dict[str, EventTerm] = {
     "checkpoint_quarantined": EventTerm(
         "Set aside", "Checkpoint quarantined", "warn", "rose", lambda d: _join(_checkpoint(d), _reason(d))
     ),
+    "checkpoint_missing": EventTerm("Gone from the shelf", "Checkpoint missing", "warn", "rose", _checkpoint),
+    "checkpoint_verified": EventTerm("Found again", "Checkpoint verified", "vault", "moss", _checkpoint),
     "checkpoint_deleted": EventTerm("Cleared from the Vault", "Checkpoint deleted", "trash", "muted", _checkpoint),
     "evaluation_recorded": EventTerm("Trial", "Evaluation", "shield", "sky", _evaluation),
     "level_reached": EventTerm("Level reached", "1,000 steps more", "level", "moss", _level),
@@ -337,6 +344,7 @@ EVENTS: dict[str, EventTerm] = {
     "rollback": EventTerm("The curse is lifted", "Rolled back", "flask", "violet", _named_step),
     "out_of_memory": EventTerm("Out of memory", "Out of memory", "skull", "rose", _with_reason),
     "disk_full": EventTerm("No room left", "Disk full", "warn", "rose", _with_reason),
+    "disk_room": EventTerm("Room again", "Disk has room", "check", "moss", _named_step),
     "queue_held": EventTerm("Queue held", "Queue held", "pause", "sky", _held),
     "queue_released": EventTerm("Queue released", "Queue released", "play", "moss", _by),
     "command_applied": EventTerm("Order carried out", "Command applied", "check", "muted", _command),
@@ -344,10 +352,10 @@ EVENTS: dict[str, EventTerm] = {
     "service_up": EventTerm("Service mended", "Service up", "spider", "moss", _service),
     "service_down": EventTerm("Service down", "Service down", "spider", "rose", _service),
     "service_broken": EventTerm("Service will not stay up", "Service broken", "spider", "rose", _service),
+    "model_missing": EventTerm("The base model is missing", "Base model missing", "warn", "rose", _with_reason),
+    "view_restored": EventTerm("File put back", "File put back", "move", "muted", _named_text),
     "file_quarantined": EventTerm("File set aside", "File quarantined", "warn", "rose", _with_reason),
 }
-# What a stream that was away is told of in one sentence, and what the page says aloud.
-MILESTONES = ("level_reached", "job_completed", "champion_changed", "job_failed", "job_refused", "checkpoint_saved")
 # Kinds that the Chronicle leaves out unless asked: they repeat what other lines say.
 QUIET = ("run_phase", "command_applied", "job_arrived")
 # What the Chronicle's filter offers.
@@ -379,6 +387,36 @@ _GROUP_PREFIXES: dict[str, tuple[str, ...]] = {
     ),
     "services": ("service_", "command_"),
 }
+
+
+_AWAY = {
+    "level_reached": ("level", "level"),
+    "job_completed": ("quest won", "job completed"),
+    "champion_changed": ("new champion", "new best checkpoint"),
+    "checkpoint_saved": ("checkpoint", "checkpoint"),
+    "job_failed": ("quest lost", "job failed"),
+    "job_refused": ("quest turned away", "job refused"),
+}
+_MANY = {
+    "quest won": "quests won",
+    "job completed": "jobs completed",
+    "quest lost": "quests lost",
+    "job failed": "jobs failed",
+}
+_MANY |= {"quest turned away": "quests turned away", "job refused": "jobs refused"}
+
+
+MILESTONES = tuple(_AWAY)
+
+
+def summary(counts: Mapping[str, int], plain: bool) -> str:
+    """Return what happened in one line: "3 levels, 2 quests won, 1 new champion". Empty when nothing did."""
+    parts = []
+    for kind, words in _AWAY.items():
+        if counts.get(kind):
+            one = words[1] if plain else words[0]
+            parts.append(numbers.count(counts[kind], one, _MANY.get(one)))
+    return ", ".join(parts)
 
 
 def group_kinds(group: str) -> list[str]:

@@ -1,0 +1,118 @@
+// The Tavern's own numbers: every step moves the hero, the two bars and the chart.
+import { get } from "./api.js";
+import { LossChart, Series } from "./chart.js";
+import { $, $$, bar, set } from "./dom.js";
+import { fixed, loss, pace, percent, rate, size, span, whole } from "./format.js";
+import { on } from "./live.js";
+import { afterRefresh } from "./refresh.js";
+
+const LEVEL = 1000;
+const series = new Series(JSON.parse($("#chart-data").textContent));
+const chart = new LossChart($("#chart"), series, { window: 2000, table: $("#chart-table") });
+const windowText = () => (chart.window ? `last ${whole(chart.window)} steps` : "all steps");
+chart.onhover = (at) => {
+  const parts = at && [at.raw != null && `${loss(at.raw)} raw`, at.smooth != null && `${loss(at.smooth)} smoothed`, at.val != null && `${loss(at.val)} validation`];
+  $("#hover").textContent = at ? `step ${whole(at.step)}: ${parts.filter(Boolean).join(", ")}` : windowText();
+};
+for (const button of $$("[data-window]")) {
+  button.addEventListener("click", async () => {
+    const wanted = Number(button.dataset.window);
+    for (const other of $$("[data-window]")) other.setAttribute("aria-pressed", String(other === button));
+    if (wanted === 0 && $("#r-hero").dataset.hero) {
+      const all = await get(`/charts/loss?hero=${encodeURIComponent($("#r-hero").dataset.hero)}&window=0`).catch(() => null);
+      if (all) series.load(all);
+    }
+    chart.setWindow(wanted);
+    $("#hover").textContent = windowText();
+  });
+}
+
+// Experience: what the ledger says, and the steps since it said so.
+let base = null;
+function takeBase() {
+  const hero = $("#r-hero");
+  base = hero.dataset.xp ? { xp: Number(hero.dataset.xp), step: Number(hero.dataset.runStep), run: $("#r-versus").dataset.run } : null;
+}
+takeBase();
+afterRefresh(takeBase);
+
+let val = null;
+let seenXp = 0;
+function experience(xp, perSecond) {
+  if (xp < seenXp && seenXp - xp < 50) xp = seenXp; // the ledger lags the run by some steps: never count back for that
+  seenXp = xp;
+  const into = xp % LEVEL;
+  set("level", whole(Math.floor(xp / LEVEL)));
+  set("xp", whole(into));
+  set("xp_total", whole(xp));
+  bar("xp", into / LEVEL);
+  set("next", perSecond ? `Next in ${span((LEVEL - into) / perSecond)}` : `${whole(LEVEL - into)} steps to the next`);
+}
+
+function step(message) {
+  series.add(message.run_id, message.points);
+  chart.drawSoon();
+  const smooth = message.loss_smooth;
+  if (smooth) {
+    set("loss", loss(smooth));
+    set("stat_atk", fixed(1 / smooth, 2));
+    if (val != null) set("gap", loss(val - smooth));
+    $("#chart").setAttribute("aria-label", `Training loss by step, now ${loss(smooth)}; validation loss ${loss(val)}.`);
+  }
+  set("grad_norm", fixed(message.grad_norm, 2));
+  set("lr", rate(message.lr));
+  const versus = $("#r-versus");
+  const most = Number(versus.dataset.max);
+  if (most && versus.dataset.run === message.run_id) {
+    set("left", whole(Math.max(0, most - message.run_step)));
+    bar("left", Math.max(0, most - message.run_step) / most);
+  }
+  if (base && base.run === message.run_id && message.run_step >= base.step) experience(base.xp + message.run_step - base.step, message.steps_per_s);
+}
+
+function status(now) {
+  const { hero, battle, machine } = now;
+  if (battle?.val_loss ?? hero?.val_loss) validation(battle?.val_loss ?? hero.val_loss);
+  if (hero) {
+    base = { xp: hero.xp, step: battle?.run_step ?? 0, run: battle?.run_id ?? "" };
+    experience(hero.xp, battle && battle.state !== "paused" ? battle.steps_per_s : null);
+    set("stat_acc", percent(hero.acc));
+    if (hero.acc_total) set("acc_counts", `${whole(hero.acc_correct)}/${whole(hero.acc_total)}`);
+    set("completed", `${whole(hero.completed)} x 100`);
+    set("stat_gold", whole(hero.gold), { bump: true });
+    if (!battle && hero.train_loss) { set("loss", loss(hero.train_loss)); set("stat_atk", fixed(1 / hero.train_loss, 2)); }
+  }
+  if (battle) set("pace", pace(battle.steps_per_s));
+  machines(machine);
+}
+
+function validation(value) {
+  if (typeof value !== "number") return;
+  const changed = val != null && value !== val;
+  val = value;
+  set("val", loss(val), { bump: changed });
+  set("stat_def", fixed(1 / val, 2), { bump: changed });
+}
+
+function machines(machine) {
+  const load = machine.load[0];
+  set("m_load", `${fixed(load, 1)} / ${machine.cpus}`);
+  bar("m_load", load / machine.cpus);
+  const gib = (n) => fixed(n / 2 ** 30, 1);
+  set("m_memory", `${gib(machine.memory.used)}/${gib(machine.memory.total)} GiB`);
+  bar("m_memory", machine.memory.used / machine.memory.total);
+  set("m_disk", size(machine.disk.free));
+  bar("m_disk", 1 - machine.disk.free / machine.disk.total);
+  for (const gpu of machine.gpus || []) {
+    if (gpu.busy_percent != null) { set(`m_gpu${gpu.index}`, `${whole(gpu.busy_percent)}%`); bar(`m_gpu${gpu.index}`, gpu.busy_percent / 100); }
+    if (gpu.memory_total) { set(`m_vram${gpu.index}`, `${gib(gpu.memory_used)}/${gib(gpu.memory_total)} GiB`); bar(`m_vram${gpu.index}`, gpu.memory_used / gpu.memory_total); }
+  }
+}
+
+const MARK_OF = { checkpoint_saved: "checkpoint", champion_changed: "champion", job_failed: "failed", nonfinite: "nonfinite", rollback: "rollback" };
+on((message) => {
+  if (message.type === "step") step(message);
+  else if (message.type === "validation") { validation(message.val_loss); series.addValidation(message.step, message.val_loss); chart.drawSoon(); }
+  else if (message.type === "status" || message.type === "snapshot") status(message.status);
+  else if (message.type === "event" && MARK_OF[message.kind]) { series.mark(message.data.step, MARK_OF[message.kind]); chart.drawSoon(); }
+});

@@ -1,0 +1,352 @@
+"""Jobs: the queue and its history, and one job with its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from arena.formats.kinds import REASONS
+from tavern import lore, numbers
+from tavern.views.events import Line
+from tavern.views.shell import Preferences, Status
+from vault.records import PRIORITIES, Job, Run
+
+SHOWN_EXAMPLES = 3
+SHOWN_REJECTS = 20
+
+
+@dataclass(frozen=True)
+class QuestRow:
+    """A waiting job, as it stands in lists."""
+
+    id: str
+    name: str
+    foe: str
+    sprite: str
+    about: str
+    priority: str
+    priority_word: str
+    tone: str
+    higher: str
+    lower: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    id: str
+    name: str
+    state: str
+    icon: str
+    tone: str
+    reason: str
+    hint: str
+    about: str
+    when: str
+    iso: str
+    can_retry: bool
+
+
+@dataclass(frozen=True)
+class Now:
+    id: str
+    run_id: str
+    name: str
+    sprite: str
+    foe: str
+    state: str
+    phase: str
+    done: str
+    total: str
+    share: float
+    ends: str
+    paused: bool
+
+
+@dataclass(frozen=True)
+class Quests:
+    now: list[Now]
+    waiting: list[QuestRow]
+    waiting_count: int
+    held: str
+    failed: list[Ended]
+    done: list[Ended]
+    done_more: str
+    filter: str
+    priorities: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Reject:
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the gatekeepers found."""
+
+    files: list[tuple[str, str]]
+    facts: list[tuple[str, str]]
+    rejected: str
+    rejects: list[Reject]
+    more_rejects: int
+    warnings: list[str]
+    examples: list[list[Turn]]
+
+
+@dataclass(frozen=True)
+class Quest:
+    row: QuestRow
+    state: str
+    state_word: str
+    icon: str
+    tone: str
+    source: str
+    facts: list[tuple[str, str]]
+    reason: str
+    hint: str
+    report: Report | None
+    runs: list[tuple[str, str, str]]
+    log: list[Line]
+    can_cancel: bool
+    can_retry: bool
+    preview: list[list[tuple[str, bool]]]
+    """For some rows every token and whether it is trained; empty when no tokenizer was at hand."""
+
+
+def row_from_status(job: dict[str, Any], plain: bool) -> QuestRow:
+    return _row(
+        str(job["id"]),
+        str(job["name"]),
+        job.get("skill"),
+        job.get("level"),
+        job.get("rows"),
+        job.get("planned_steps"),
+        str(job.get("priority") or "normal"),
+        plain,
+    )
+
+
+def row_from_job(job: Job, plain: bool) -> QuestRow:
+    return _row(job.id, job.name, job.skill, job.level, job.rows, job.planned_steps, job.priority, plain)
+
+
+def _row(  # noqa: PLR0917 - one private constructor for two sources
+    job_id: str,
+    name: str,
+    skill: str | None,
+    level: int | None,
+    rows: int | None,
+    steps: int | None,
+    priority: str,
+    plain: bool,
+) -> QuestRow:
+    foe = lore.foe(name, skill, steps)
+    term = lore.PRIORITIES[priority]
+    place = PRIORITIES.index(priority)  # type: ignore[arg-type]
+    return QuestRow(
+        id=job_id,
+        name=name,
+        foe="" if plain else foe.name,
+        sprite=foe.sprite,
+        about=_about(skill, level, None if steps else rows, steps),
+        priority=priority,
+        priority_word=term.word(plain),
+        tone=term.tone,
+        higher=PRIORITIES[place - 1] if place else "",
+        lower=PRIORITIES[place + 1] if place + 1 < len(PRIORITIES) else "",
+    )
+
+
+def _about(skill: str | None, level: int | None, rows: int | None, steps: int | None) -> str:
+    parts = []
+    if skill:
+        parts.append(lore.skill(skill).plain + (f" L{level}" if level is not None else ""))
+    if rows:
+        parts.append(numbers.count(rows, "example"))
+    if steps:
+        parts.append(numbers.count(steps, "step"))
+    return ", ".join(parts)
+
+
+def build_quests(
+    status: Status,
+    prefs: Preferences,
+    *,
+    processing: Sequence[tuple[Job, Run | None]],
+    waiting: Sequence[Job],
+    failed: Sequence[Job],
+    done: Sequence[Job],
+    done_cursor: int | None,
+    priority: str,
+    held: str,
+) -> Quests:
+    plain = prefs.plain
+    battle = status.get("battle") or {}
+    shown = [job for job in waiting if priority in ("", job.priority)]
+    return Quests(
+        now=[_now(job, run, battle if battle.get("job_id") == job.id else {}, plain) for job, run in processing],
+        waiting=[row_from_job(job, plain) for job in shown],
+        waiting_count=len(waiting),
+        held=held,
+        failed=[_ended(job, plain) for job in failed],
+        done=[_ended(job, plain) for job in done],
+        done_more=f"/quests?before={done_cursor}" if done_cursor else "",
+        filter=priority,
+        priorities=[("", "All"), *((name, lore.PRIORITIES[name].word(plain)) for name in PRIORITIES)],
+    )
+
+
+def _now(job: Job, run: Run | None, battle: dict[str, Any], plain: bool) -> Now:
+    done = int(battle.get("run_step") or (run.step if run else 0))
+    total = battle.get("max_steps") or (run.max_steps if run else None) or job.planned_steps
+    state = str(battle.get("state") or (run.phase if run else "preparing"))
+    foe = lore.foe(job.name, job.skill, job.planned_steps)
+    return Now(
+        id=job.id,
+        run_id=job.run_id or "",
+        name=job.name,
+        sprite=foe.sprite,
+        foe="" if plain else foe.name,
+        state=state,
+        phase=lore.PHASES.get(state, state),
+        done=numbers.whole(done),
+        total=numbers.whole(total),
+        share=done / total if total else 0.0,
+        ends=numbers.span_range(battle.get("eta_s")),
+        paused=state == "paused",
+    )
+
+
+def _ended(job: Job, plain: bool) -> Ended:
+    term = lore.JOB_STATES[job.state]
+    reason = job.reason or {}
+    return Ended(
+        id=job.id,
+        name=job.name,
+        state=term.word(plain),
+        icon=term.icon,
+        tone=term.tone,
+        reason=str(reason.get("message") or ""),
+        hint=str(reason.get("hint") or ""),
+        about=_about(job.skill, job.level, job.rows, job.planned_steps),
+        when=numbers.date(job.finished_at),
+        iso=numbers.iso(job.finished_at),
+        can_retry=job.state in ("failed", "skipped", "cancelled"),
+    )
+
+
+def build_quest(job: Job, runs: Sequence[Run], log: list[Line], prefs: Preferences) -> Quest:
+    term = lore.JOB_STATES[job.state]
+    reason = job.reason or {}
+    facts = [
+        ("Priority", lore.PRIORITIES[job.priority].word(prefs.plain)),
+        ("Examples", numbers.whole(job.rows)),
+        ("Planned steps", numbers.whole(job.planned_steps)),
+        ("Skill", f"{lore.skill(job.skill).word(prefs.plain)} L{job.level}" if job.skill else numbers.NONE),
+        ("Arrived", numbers.date(job.created_at)),
+        ("Ended", numbers.date(job.finished_at)),
+        ("Attempts", numbers.whole(job.attempts)),
+    ]
+    return Quest(
+        row=row_from_job(job, prefs.plain),
+        state=job.state,
+        state_word=term.word(prefs.plain),
+        icon=term.icon,
+        tone=term.tone,
+        source=job.source,
+        facts=facts,
+        reason=str(reason.get("message") or ""),
+        hint=str(reason.get("hint") or ""),
+        report=build_report(job.report, job.data) if job.report or job.data else None,
+        runs=[
+            (
+                run.id,
+                lore.PHASES.get(run.phase, run.phase) if run.outcome is None else str(run.outcome),
+                numbers.count(run.step, "step"),
+            )
+            for run in runs
+        ],
+        log=log,
+        can_cancel=job.state == "queued",
+        can_retry=job.state in ("failed", "skipped", "cancelled"),
+        preview=_preview((job.report or {}).get("preview")),
+    )
+
+
+def build_report(report: dict[str, Any] | None, data: Sequence[dict[str, Any]]) -> Report:
+    """Put a gatekeepers' report into words; what it does not hold is left out, never guessed."""
+    report = report or {}
+    files = [(str(item.get("name") or "file"), _file_about(item)) for item in data]
+    counted = [(label, report.get(key)) for label, key in _COUNTS]
+    facts = [
+        (label, numbers.whole(value))
+        for label, value in counted
+        if isinstance(value, int) and not isinstance(value, bool)
+    ]
+    share = report.get("supervised_share")
+    if isinstance(share, float):
+        facts.append((f"Trained share of {report.get('supervised_by') or 'content'}", f"{numbers.percent(share, 0)}%"))
+    count = int(report.get("rows_rejected") or 0)
+    rejects = [_reject(item) for item in report.get("rejected") or ()]
+    examples = [_turns(item) for item in (report.get("examples") or ())[:SHOWN_EXAMPLES]]
+    return Report(
+        files=files,
+        facts=facts,
+        rejected=numbers.count(count, "row") + " turned down" if count else "",
+        rejects=rejects[:SHOWN_REJECTS],
+        more_rejects=max(0, count - min(len(rejects), SHOWN_REJECTS)),
+        warnings=[str(item) for item in report.get("warnings") or ()],
+        examples=[turns for turns in examples if turns],
+    )
+
+
+_COUNTS = (
+    ("Rows read", "rows_read"),
+    ("Rows usable", "rows_accepted"),
+    ("Rows turned down", "rows_rejected"),
+    ("Rows withheld", "rows_withheld"),
+    ("Duplicates", "duplicates"),
+    ("Tokens", "tokens"),
+    ("Longest row, tokens", "longest_tokens"),
+)
+
+
+def _preview(value: Any) -> list[list[tuple[str, bool]]]:
+    if not isinstance(value, list):
+        return []
+    rows = [row for row in value if isinstance(row, list)]
+    return [
+        [(str(pair[0]), bool(pair[1])) for pair in row if isinstance(pair, list | tuple) and len(pair) == 2]
+        for row in rows
+    ]
+
+
+def _file_about(item: dict[str, Any]) -> str:
+    parts = [numbers.count(int(item["rows"]), "row")] if item.get("rows") is not None else []
+    parts += [str(item["format"])] if item.get("format") else []
+    return ", ".join(parts)
+
+
+def _reject(item: dict[str, Any]) -> Reject:
+    reason = str(item.get("reason") or "")
+    detail = f" ({item['detail']})" if item.get("detail") else ""
+    return Reject(f"line {numbers.whole(item.get('line'))}", f"{REASONS.get(reason, reason)}{detail}")
+
+
+def _turns(item: Any) -> list[Turn]:
+    """The turns of an example row."""
+    if isinstance(item, dict) and isinstance(item.get("messages"), list):
+        return [
+            Turn(str(m.get("role") or ""), str(m.get("content") or "")) for m in item["messages"] if isinstance(m, dict)
+        ]
+    if isinstance(item, dict) and "text" in item:
+        return [Turn("text", str(item["text"]))]
+    return [Turn("row", str(item))] if item else []
