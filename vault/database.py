@@ -25,6 +25,9 @@ from sqlalchemy.exc import DatabaseError
 from realm.errors import ConfigError, ConflictError, DiskFullError, RealmError
 
 MINIMUM_SQLITE = (3, 51, 3)
+_ONE_WRITER = text("SELECT pg_advisory_xact_lock(8240117)")
+"""Writers of a PostgreSQL ledger take turns as SQLite's do, so that events become visible in the order of their numbers
+and a claim sees every other one."""
 
 
 class Database:
@@ -51,6 +54,7 @@ class Database:
         with _translated():
             if not self.is_sqlite:
                 with self.engine.begin() as connection:
+                    connection.execute(_ONE_WRITER)
                     yield connection
                 return
             with (

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, select
 
 from vault import schema
 from vault.database import Database
@@ -18,8 +18,6 @@ from vault.records import Event
 
 def append(connection: Connection, kind: str, subject: str, data: dict[str, Any], at: float | None = None) -> None:
     """Write an event inside the caller's transaction."""
-    if connection.dialect.name == "postgresql":  # numbers must become visible in their order
-        connection.execute(text("SELECT pg_advisory_xact_lock(8240117)"))
     values = {"at": time.time() if at is None else at, "kind": kind, "subject": subject, "data": data}
     connection.execute(schema.events.insert().values(**values))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Integer, cast, func, select
+from sqlalchemy import func, select
 from sqlalchemy.dialects import sqlite
 
 from vault import schema
@@ -75,11 +75,7 @@ class MetricStore:
                 query = select(_T.c.step, _T.c.value).where(mine).order_by(_T.c.step)
                 return [SeriesPoint(s, v, v, v) for s, v in connection.execute(query)]
             width = max(1, -(-(last - first + 1) // max_points))
-            bucket = (
-                cast((_T.c.step - first) / width, Integer)
-                if self._database.is_sqlite
-                else (_T.c.step - first).op("/")(width)
-            )
+            bucket = (_T.c.step - first) // width
             query = (
                 select(func.max(_T.c.step), func.avg(_T.c.value), func.min(_T.c.value), func.max(_T.c.value))
                 .where(mine)

@@ -41,8 +41,6 @@ def _upgrade_ledger(database: Database) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     _back_up(database)
     with database.write() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(8240118)"))
         current = _revision_of(connection)
         known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
         if current is not None and current not in known:

@@ -28,6 +28,8 @@ def test_the_sqlite_library_has_no_wal_reset_bug() -> None:
 
 
 def test_every_connection_is_durable_and_leaves_the_log_to_the_daemon(vault: Vault) -> None:
+    if not vault.database.is_sqlite:
+        pytest.skip("PRAGMAs are SQLite's")
     with vault.database.read() as connection:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
@@ -38,10 +40,15 @@ def test_every_connection_is_durable_and_leaves_the_log_to_the_daemon(vault: Vau
 
 def test_migrations_lead_to_exactly_the_declared_schema(vault: Vault) -> None:
     with vault.database.read() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), schema.ledger) == []
+        context = MigrationContext.configure(connection, opts={"include_name": _of_the_ledger})
+        assert compare_metadata(context, schema.ledger) == []
     config = Config()
     config.set_main_option("script_location", str(Path(vault_migrations_folder())))
     assert ScriptDirectory.from_config(config).get_current_head() == migrate.HEAD
+
+
+def _of_the_ledger(name: str | None, kind: str, _parents: object) -> bool:
+    return kind != "table" or name != schema.point.name
 
 
 def vault_migrations_folder() -> Path:
