@@ -425,8 +425,10 @@ def group_kinds(group: str) -> list[str]:
     return [kind for kind in EVENTS if kind.startswith(prefixes)]
 
 
-def event_words(kind: str, data: Data) -> EventWords:
-    """Return what an event says. A kind that has no entry is told by its own name."""
+def event_words(kind: str, data: Data, subject: str = "") -> EventWords:
+    """Return what an event says. A kind that has no entry is told by its own name; a service by its subject."""
+    if kind.startswith("service_"):
+        data = {"service": subject, **data}
     term = EVENTS.get(kind)
     if term is None:
         title = kind.replace("_", " ").capitalize()

@@ -1,20 +1,19 @@
 """The loss chart's numbers: a hero's training loss over its steps, across runs, with validations and events.
 
 The same record is sent with the page and by `/charts/loss.json`. Steps are the hero's (a run's first step plus its
-own). The smoothed line is the exponential mean of the loss over each run, a step weighing one tenth; between thinned
-points the weight grows with the gap. At most MAX_POINTS points are sent; of a thinned bucket the least and the
-greatest loss alternate, so that no spike disappears.
+own). The smoothed line is the running mean that the ledger keeps of each run. At most MAX_POINTS points are sent; of a
+thinned bucket the least and the greatest loss alternate, so that no spike disappears.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from arena.ingest import SMOOTHING
 from vault.records import Run
 from vault.store import Vault
 
 MAX_POINTS = 1500
-KEEP = 0.9
 MARKS = {
     "checkpoint_saved": "checkpoint",
     "champion_changed": "champion",
@@ -44,7 +43,15 @@ def run_chart(vault: Vault, run: Run) -> dict[str, Any]:
 
 
 def _chart(vault: Vault, runs: list[Run], *, first: int, hero_id: str) -> dict[str, Any]:
-    chart: dict[str, Any] = {"steps": [], "loss": [], "smooth": [], "val": [], "marks": [], "run_id": None}
+    chart: dict[str, Any] = {
+        "keep": SMOOTHING,
+        "steps": [],
+        "loss": [],
+        "smooth": [],
+        "val": [],
+        "marks": [],
+        "run_id": None,
+    }
     share = max(50, MAX_POINTS // max(1, len(runs)))
     for run in runs:
         _add_run(vault, run, chart, first=first, max_points=share)
@@ -65,19 +72,17 @@ def _chart(vault: Vault, runs: list[Run], *, first: int, hero_id: str) -> dict[s
 def _add_run(vault: Vault, run: Run, chart: dict[str, Any], *, first: int, max_points: int) -> None:
     start = run.hero_step_start
     after = max(-1, first - start - 1)
-    smooth: float | None = None
-    last_step = 0
     if chart["steps"] and chart["steps"][-1] >= start + 1:  # a run that began again from an older checkpoint
         _cut(chart, start)
+    means = {
+        p.step: p.value for p in vault.metrics.series(run.id, "loss_smooth", after_step=after, max_points=max_points)
+    }
     for number, point in enumerate(vault.metrics.series(run.id, "loss", after_step=after, max_points=max_points)):
-        gap = max(1, point.step - last_step) if smooth is not None else 1
-        weight = KEEP**gap
-        smooth = point.value if smooth is None else weight * smooth + (1 - weight) * point.value
-        last_step = point.step
         raw = point.value if point.low == point.high else (point.high if number % 2 else point.low)
+        mean = means.get(point.step)
         chart["steps"].append(start + point.step)
         chart["loss"].append(round(raw, 5))
-        chart["smooth"].append(round(smooth, 5))
+        chart["smooth"].append(None if mean is None else round(mean, 5))
     for point in vault.metrics.series(run.id, "val_loss", after_step=after, max_points=400):
         chart["val"].append([start + point.step, round(point.value, 5)])
 

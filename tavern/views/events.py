@@ -23,7 +23,7 @@ class Line:
 
 
 def line(event: Event, plain: bool) -> Line:
-    words = lore.event_words(event.kind, event.data)
+    words = lore.event_words(event.kind, event.data, event.subject)
     return Line(
         seq=event.seq,
         time=numbers.clock(event.at),

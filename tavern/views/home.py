@@ -349,7 +349,7 @@ def _split(label: str, value: dict[str, Any] | None) -> Split | None:
 def _legend(status: Status, chart: dict[str, Any]) -> ChartLegend:
     battle = status.get("battle") or {}
     hero = status.get("hero") or {}
-    loss = battle.get("loss_smooth") or hero.get("train_loss") or (chart["smooth"][-1] if chart["smooth"] else None)
+    loss = battle.get("loss_smooth") or hero.get("train_loss") or _last(chart["smooth"])
     val = battle.get("val_loss") or hero.get("val_loss") or (chart["val"][-1][1] if chart["val"] else None)
     both = loss is not None and val is not None
     return ChartLegend(
@@ -360,6 +360,10 @@ def _legend(status: Status, chart: dict[str, Any]) -> ChartLegend:
         lr=numbers.rate(battle.get("lr")),
         label=f"Training loss by step, now {numbers.loss(loss)}; validation loss {numbers.loss(val)}.",
     )
+
+
+def _last(values: list[float | None]) -> float | None:
+    return values[-1] if values else None
 
 
 def _machines(machine: dict[str, Any]) -> list[Machine]:

@@ -9,7 +9,6 @@ const MARKS = {
   champion: ["crown", "--brass", 5], failed: ["skull", "--rose", 4], nonfinite: ["flask", "--violet", 4],
   rollback: ["flask", "--violet", 3], level: ["level", "--moss", 2], checkpoint: ["vault", "--brass", 1],
 };
-const KEEP = 0.9;
 const MOST = 6000;
 const finite = (n) => typeof n === "number" && Number.isFinite(n);
 
@@ -23,6 +22,7 @@ export class Series {
     this.val = data.val.map(([step, value]) => [step, value]);
     this.marks = data.marks.map(([step, kind]) => ({ step, kind }));
     this.run = data.run_id;
+    this.keep = data.keep;
   }
 
   // A run that went back to an older checkpoint writes its steps anew.
@@ -32,7 +32,8 @@ export class Series {
     for (const list of [this.steps, this.raw, this.smooth]) list.length = end;
   }
 
-  add(run, points) {
+  // `mean` is the running mean after the last of the points.
+  add(run, points, mean) {
     if (!points.length) return;
     const begins = run !== this.run;
     this.run = run;
@@ -41,12 +42,13 @@ export class Series {
     for (const [step, value] of points) {
       const last = this.smooth.at(-1);
       const gap = this.steps.length ? Math.max(1, step - this.steps.at(-1)) : 1;
-      const weight = KEEP ** gap;
+      const weight = this.keep ** gap;
       this.steps.push(step);
       this.raw.push(finite(value) ? value : null);
       this.smooth.push(!finite(value) ? (last ?? null) : fresh || !finite(last) ? value : weight * last + (1 - weight) * value);
       fresh = false;
     }
+    if (finite(mean)) this.smooth[this.smooth.length - 1] = mean;
     if (this.steps.length > MOST) for (const list of [this.steps, this.raw, this.smooth]) list.splice(0, MOST / 6);
   }
 

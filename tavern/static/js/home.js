@@ -50,7 +50,7 @@ function experience(xp, perSecond) {
 }
 
 function step(message) {
-  series.add(message.run_id, message.points);
+  series.add(message.run_id, message.points, message.loss_smooth);
   chart.drawSoon();
   const smooth = message.loss_smooth;
   if (smooth) {
@@ -62,7 +62,7 @@ function step(message) {
   set("grad_norm", fixed(message.grad_norm, 2));
   set("lr", rate(message.lr));
   const versus = $("#r-versus");
-  const most = Number(versus.dataset.max);
+  const most = message.max_steps || Number(versus.dataset.max);
   if (most && versus.dataset.run === message.run_id) {
     set("left", whole(Math.max(0, most - message.run_step)));
     bar("left", Math.max(0, most - message.run_step) / most);

@@ -128,8 +128,7 @@ async function show(jobId) {
   try {
     const job = await get(`/api/v1/jobs/${jobId}`);
     const report = await get(`/api/v1/jobs/${jobId}/report`).then((value) => value.report, () => null);
-    const preview = await get(`/api/v1/jobs/${jobId}/preview`).then((value) => value.preview, () => null);
-    paint(job, report, preview);
+    paint(job, report, report?.preview);
   } catch (error) {
     tell(words(error), true);
   }

@@ -12,6 +12,6 @@ chart.onhover = (at) => {
 };
 on((message) => {
   if (message.run_id !== run) return;
-  if (message.type === "step") { series.add(run, message.points); chart.drawSoon(); }
+  if (message.type === "step") { series.add(run, message.points, message.loss_smooth); chart.drawSoon(); }
   if (message.type === "validation") { series.addValidation(message.step, message.val_loss); chart.drawSoon(); }
 });
