@@ -70,6 +70,7 @@ class RunIngest:
         new = record["seq"] > self._run.records_seq
         state.seq = max(state.seq, int(record["seq"]))
         self.last_record_t = float(record["t"])
+        state.max_steps = record.get("max_steps") or state.max_steps  # told by `ready`, before the first step
         step = int(record.get("step", state.step))
         if kind == "step":
             state.take_step(record, step)
@@ -79,7 +80,6 @@ class RunIngest:
             self._add_points(record, step)
         elif kind == "phase":
             state.phase = str(record["phase"])
-            state.max_steps = record.get("max_steps") or state.max_steps
         elif kind == "checkpoint":
             self._take_checkpoint(record)
         elif kind == "evaluation":

@@ -57,8 +57,8 @@ class RunFeed:
                 bodies.append(self._body("evaluation", record, _EVALUATION))
             elif kind == "phase":
                 self._phase_changed = True
-                if isinstance(record.get("max_steps"), int):
-                    self.max_steps = record["max_steps"]
+            if isinstance(record.get("max_steps"), int):  # told by `ready`, before the first step
+                self.max_steps = record["max_steps"]
         if self._pending and (now - self._told_at >= STEP_EVERY_S or self.ended):
             self._told_at = now
             bodies.append(self._step_body())
@@ -87,6 +87,7 @@ class RunFeed:
             "run_id": self.run_id,
             "step": self.first_step + int(last["step"]),
             "run_step": int(last["step"]),
+            "max_steps": self.max_steps,
             "loss": last.get("loss"),
             "loss_smooth": self._smooth,
             "lr": last.get("lr"),

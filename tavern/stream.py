@@ -272,7 +272,7 @@ def _chain(events: Sequence[Event], after: int) -> list[Message]:
 
 def _words(event: Event) -> dict[str, Any]:
     try:
-        return dict(lore.event_words(event.kind, event.data))
+        return dict(lore.event_words(event.kind, event.data, event.subject))
     except (KeyError, TypeError, ValueError, AttributeError):  # data of another version: tell it by its name
         log.warning("event %d (%s) could not be put into words", event.seq, event.kind)
         return {"title": event.kind.replace("_", " "), "text": "", "icon": "star", "tone": "muted"}

@@ -34,7 +34,9 @@ def list_log(
     found = tavern.vault.events.list(
         before=cursor, kinds=kind or None, subject=subject, limit=limit + 1, newest_first=True
     )
-    items = [{**event.to_dict(), "words": lore.event_words(event.kind, event.data)} for event in found[:limit]]
+    items = [
+        {**event.to_dict(), "words": lore.event_words(event.kind, event.data, event.subject)} for event in found[:limit]
+    ]
     return {"items": items, "next_cursor": found[limit - 1].seq if len(found) > limit else None}
 
 
