@@ -68,7 +68,7 @@ class SquireSize:
 
 SIZES = {
     "tiny": SquireSize(32, 1, 2, 1, 16, 64, vocab_size=512),
-    "squire": SquireSize(128, 3, 4, 2, 32, 384),
+    "squire": SquireSize(128, 2, 4, 2, 32, 384),
 }
 """`tiny` is for tests of the machinery; `squire` learns (experiments/bin_formats)."""
 

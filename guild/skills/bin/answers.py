@@ -2,7 +2,7 @@
 
     direct      add(①⓪①, ①①) = ①⓪⓪⓪
     verify      5 + 3 = 8                       the statement in decimals first
-    show-work   ①+①+⓪=①⓪                        one line a column (see working.py)
+    show-work   ①+①+⓪=①⓪:⓪                      one line a column (see working.py)
     trace       step 1: ①+①+⓪=①⓪ so far ⓪       the same, numbered, with what is known after it
 
 The last line is the functional equation always; what is evaluated is the whole turn.
@@ -20,7 +20,7 @@ def answer(prompt: Prompt) -> str:
     lines = {
         DIRECT: [],
         VERIFY: [working.check],
-        SHOW_WORK: [step.line for step in working.steps],
+        SHOW_WORK: [f"{step.line}:{step.so_far}" if step.shows_so_far else step.line for step in working.steps],
         TRACE: [
             f"step {number}: {step.line} so far {step.so_far}" for number, step in enumerate(working.steps, start=1)
         ],

@@ -42,7 +42,8 @@ def _work(tag: str, problem: Problem, notation: Notation) -> list[str]:
     if tag == VERIFY:
         return [_decimal_statement(problem)]
     if tag == SHOW_WORK:
-        return [line for line, _ in _columns(problem, notation)]
+        grows = problem.operation in ("add", "increment", "subtract", "decrement")
+        return [f"{line}:{known}" if grows else line for line, known in _columns(problem, notation)]
     if tag == TRACE:
         columns = enumerate(_columns(problem, notation), start=1)
         return [f"step {number}: {line} so far {known}" for number, (line, known) in columns]
@@ -131,6 +132,8 @@ def _carried(problem: Problem, notation: Notation, width: int) -> Iterator[tuple
     adds, one = problem.operation in ("add", "increment"), problem.operation in ("increment", "decrement")
     a, b = problem.operands[0], 0 if one else problem.operands[1]
     sign = "+" if adds else "-"
+    if adds:  # one more column where the last one carries
+        width = (a + b + int(one)).bit_length() or 1
     for i in range(width):
         column = 1 << i
         low_a, low_b = a % column, b % column + int(one)

@@ -7,8 +7,8 @@ shows; the checker (`checker.py`) does it on whole numbers by other formulas. Ev
 
 Lines, for 4-bit numbers:
 
-    add, increment        ①+①+⓪=①⓪      digit + digit + carry = carry and digit
-    subtract, decrement   ⓪-①-⓪=①①      digit - digit - borrow = borrow and digit
+    add, increment        ①+①+⓪=①⓪:⓪    digit + digit + carry = carry and digit : result so far
+    subtract, decrement   ⓪-①-⓪=①①:①    digit - digit - borrow = borrow and digit : result so far
     less_than, minimum    ⓪<①=①         does the claim hold up to this column? ① yes, ⓪ no
     greater_than, maximum ⓪>①=⓪
     equals                ⓪=①=⓪
@@ -41,6 +41,9 @@ class Step:
 
     line: str
     so_far: str
+    shows_so_far: bool = False
+    """Whether `[show-work]` has what is known so far behind the line too: where the result grows digit by
+    digit, it saves the last line from having to be read off a column of digits backwards."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,24 @@ def _pad(numbers: list[Digits]) -> list[Digits]:
 def _add(operation: str, numbers: list[Digits], notation: Notation) -> Working:
     """Add two numbers, or one to a number: the first carry is the one that is added."""
     carry = int(operation == "increment")
-    steps, result = [], []
-    for column in zip(*_pad(numbers), strict=True):
-        terms = [*column, carry]
+    steps: list[Step] = []
+    result: Digits = []
+    columns = [list(column) for column in zip(*_pad(numbers), strict=True)]
+    while columns or carry:
+        terms = [*(columns.pop(0) if columns else [0] * len(numbers)), carry]
         ones = sum(terms)
         carry, digit = int(ones > 1), ones % 2
         result.append(digit)
-        line = "+".join(notation.digits([term]) for term in terms)
-        steps.append(Step(f"{line}={notation.digits([carry, digit])}", _write(result, notation)))
-    total = _trim([*result, carry])
+        steps.append(_column("+", terms, [carry, digit], result, notation))
+    total = _trim(result)
     left = [_decimal(digits) for digits in numbers] + ([1] if operation == "increment" else [])
     return Working(tuple(steps), _write(total, notation), f"{left[0]} + {left[1]} = {_decimal(total)}")
+
+
+def _column(sign: str, terms: list[int], gives: list[int], result: Digits, notation: Notation) -> Step:
+    """Write one column and the digits found so far, most significant first."""
+    line, so_far = sign.join(notation.digits([term]) for term in terms), _write(result, notation)
+    return Step(f"{line}={notation.digits(gives)}", so_far, shows_so_far=True)
 
 
 def _subtract(operation: str, numbers: list[Digits], notation: Notation) -> Working:
@@ -110,8 +120,7 @@ def _subtract(operation: str, numbers: list[Digits], notation: Notation) -> Work
         rest = terms[0] - sum(terms[1:])
         borrow, digit = int(rest < 0), rest % 2
         result.append(digit)
-        line = "-".join(notation.digits([term]) for term in terms)
-        steps.append(Step(f"{line}={notation.digits([borrow, digit])}", _write(result, notation)))
+        steps.append(_column("-", terms, [borrow, digit], result, notation))
     total = _trim(result)
     left = [_decimal(digits) for digits in numbers] + ([1] if operation == "decrement" else [])
     return Working(tuple(steps), _write(total, notation), f"{left[0]} - {left[1]} = {_decimal(total)}")
