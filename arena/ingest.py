@@ -17,8 +17,8 @@ from vault.manifest import read_manifest
 from vault.records import Run
 from vault.store import Vault
 
-SMOOTHING = 0.95
-"""Weight of the past in the running mean of the training loss (a half-life of 14 steps)."""
+SMOOTHING = 0.9
+"""Weight of the past in the running mean of the training loss (a half-life of 7 steps)."""
 POINTS = ("loss", "lr", "grad_norm", "step_s", "loss_tokens", "val_loss")
 EVENTS = ("nonfinite", "rollback", "out_of_memory", "disk_full", "disk_room", "resumed", "checkpoint_quarantined")
 
