@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ENDED = ("completed", "failed", "refused", "skipped", "cancelled")
 OPEN = ("processing", "queued")
+PROGRESS_S = 4.0
 PRIORITY_HELP = "high, normal or low."
 
 
@@ -205,14 +206,20 @@ def _handed_in(client: Client, handed: dict[str, Any], words: str, follow: bool)
 
 
 def _follow(client: Client, sha256: str) -> dict[str, Any]:
-    """Wait until the job made of a file is over, telling each change of its state."""
-    told = ""
+    """Wait until the job made of a file is over, telling each change of its state and how the battle goes."""
+    from realm.cli.status import progress
+
+    told, told_at = "", 0.0
     while True:
         job = client.job_of(sha256)
         state = job["state"] if job else "arriving"
-        if state != told:
-            told = state
-            context.say(f"  {state}")
         if job is not None and state in ENDED:
             return job
+        words = state
+        if job is not None and state == "processing":
+            battle = client.status()["battle"]
+            words = progress(battle) if battle and battle["job_id"] == job["id"] else "preparing"
+        if words != told and (state != "processing" or time.monotonic() - told_at > PROGRESS_S):
+            told, told_at = words, time.monotonic()
+            context.say(f"  {words}")
         time.sleep(0.5)

@@ -27,7 +27,7 @@ def status() -> None:
 def describe(found: dict[str, Any]) -> str:
     """Return a status as lines for people."""
     lines = [*_hero(found["hero"]), _battle(found["battle"]), _queue(found["queue"]), _services(found["services"])]
-    lines += [f"! {notice['text']} {notice['action']}" for notice in found["notices"]]
+    lines += [f"! {' '.join(notice['text'].split())} {notice['action']}" for notice in found["notices"]]
     return "\n".join(lines)
 
 
@@ -66,18 +66,28 @@ def _hero(hero: dict[str, Any] | None) -> list[str]:
         f"{hero['gold']:,} gold",
         f"  ATK {number(hero['atk'], 2)} (train loss {number(hero['train_loss'])})   "
         f"DEF {number(hero['def'], 2)} (val loss {number(hero['val_loss'])})   ACC {accuracy} (held out)",
+        *(f"  {entry['skill']} level {entry['level']}: {_answers(entry)}" for entry in hero["skills"]),
     ]
 
 
+def _answers(entry: dict[str, Any]) -> str:
+    """Return what was answered right of the problems that may have been trained, and of those that never were."""
+    parts = [("known", entry["known"]), ("held out", entry["heldout"])]
+    return ", ".join(f"{name} {found['correct']}/{found['total']}" for name, found in parts if found)
+
+
 def _battle(battle: dict[str, Any] | None) -> str:
-    if battle is None:
-        return "Battle: none"
+    return "Battle: none" if battle is None else f"Battle: {battle['name']}, {progress(battle)}"
+
+
+def progress(battle: dict[str, Any]) -> str:
+    """Return how far a battle is, in one phrase."""
     of = f"/{battle['max_steps']:,}" if battle["max_steps"] else ""
     left = f", {duration(battle['eta_s'][1])} left at most" if battle["eta_s"] else ""
     pace = f", {battle['steps_per_s']:.1f} steps/s" if battle["steps_per_s"] else ""
     loss = battle["loss_smooth"] if battle["loss_smooth"] is not None else battle["loss"]
     return (
-        f"Battle: {battle['name']}, {battle['state']}, step {battle['step']:,} "
+        f"{battle['state']}, step {battle['step']:,} "
         f"({battle['run_step']:,}{of} of this run), loss {number(loss)}{pace}{left}"
     )
 
