@@ -190,8 +190,8 @@ class Realm:
 
     def _planned_steps(self, trainer: str, config: dict[str, Any], rows: int) -> int | None:
         """Return how many steps a job will take where that is known before it runs. Raises ConfigError."""
-        if trainer not in self.trainers():
-            known = ", ".join(sorted(self.trainers()))
+        if trainer not in self.trainers:
+            known = ", ".join(sorted(self.trainers))
             raise ConfigError(f"There is no trainer {trainer!r}.", hint=f"Known trainers: {known}.", key="trainer")
         if trainer != "sft":
             return None
@@ -257,6 +257,7 @@ class Realm:
             self.settings, self.vault, executor, preparation=preparation, intake=self.intake, ready=forge.ready
         )
 
+    @cached_property
     def trainers(self) -> dict[str, str]:
         """Return the table of trainers, third parties' included."""
         from importlib.metadata import entry_points

@@ -34,7 +34,7 @@ def train(run_dir: Annotated[Path, typer.Argument(help="A run directory with its
     from arena.worker import train as carry_out
     from realm.wiring import Realm
 
-    raise typer.Exit(carry_out(run_dir.resolve(), Realm(context.settings()).trainers()))
+    raise typer.Exit(carry_out(run_dir.resolve(), Realm(context.settings()).trainers))
 
 
 def worker(slot: Annotated[Path, typer.Argument(help="Folder through which the daemon hands over runs.")]) -> None:
@@ -43,7 +43,7 @@ def worker(slot: Annotated[Path, typer.Argument(help="Folder through which the d
     from realm.wiring import Realm
 
     settings = context.settings()
-    raise typer.Exit(serve(slot.resolve(), Realm(settings).trainers(), settings.arena.worker_idle_s))
+    raise typer.Exit(serve(slot.resolve(), Realm(settings).trainers, settings.arena.worker_idle_s))
 
 
 def arena() -> None:
