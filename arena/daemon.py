@@ -35,6 +35,8 @@ from vault.records import Claim, Command, Job
 from vault.store import Vault
 
 TICK_S = 0.05
+LOOK_S = 0.5
+"""Longest time between two looks at the queue and the commands when nothing was committed (retries fall due)."""
 VIEW_S = 0.25
 """Least time between two looks at the queue folders."""
 PERMANENT = {
@@ -99,7 +101,9 @@ class Daemon:
         self._owner = new_id("daemon")
         self._rescan_at = 0.0
         self._folded_at = 0.0
-        self._seen_seq = -1
+        self._watch = vault.database.watch()
+        self._look_at = 0.0
+        self._view_is_stale = True
         self._viewed_at = 0.0
 
     # The life of the process
@@ -130,9 +134,14 @@ class Daemon:
         now = self._clock()
         if self.battle is not None:
             self._follow(self.battle, now)
-        self._obey()
-        if self.battle is None and self._ready():
-            self._take_next(now)
+        take_control_files(self.paths, self.vault)
+        changed = self._watch.changed()
+        self._view_is_stale |= changed
+        if changed or self._monotonic() >= self._look_at:
+            self._look_at = self._monotonic() + LOOK_S
+            self._obey()
+            if self.battle is None and self._ready():
+                self._take_next(now)
         self.executor.tick(now)
         self._keep_house()
 
@@ -301,7 +310,6 @@ class Daemon:
     # Commands
 
     def _obey(self) -> None:
-        take_control_files(self.paths, self.vault)
         for command in self.vault.commands.open():
             if command.state == "pending":
                 self._apply(command)
@@ -327,19 +335,15 @@ class Daemon:
 
     def _keep_house(self) -> None:
         now = self._monotonic()
-        if now - self._viewed_at > VIEW_S and (self.view.touched() or self._ledger_changed() or now >= self._rescan_at):
+        due = self._view_is_stale or now >= self._rescan_at or self.view.touched()
+        if due and now - self._viewed_at > VIEW_S:
+            self._view_is_stale = False
             self.view.reconcile()
             self._viewed_at = self._monotonic()
             self._rescan_at = now + self.settings.arena.rescan_s
         if now - self._folded_at > 30:
             self._folded_at = now
             self.vault.database.checkpoint_log()
-
-    def _ledger_changed(self) -> bool:
-        seq = self.vault.events.latest_seq()
-        changed = seq != self._seen_seq
-        self._seen_seq = seq
-        return changed
 
 
 def serve(daemon: Daemon, identity_file: Path) -> int:

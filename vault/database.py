@@ -64,12 +64,9 @@ class Database:
             ):
                 yield connection
 
-    def data_version(self) -> int:
-        """Return a number that changes when another connection commits (SQLite); always new elsewhere."""
-        if not self.is_sqlite:
-            return threading.get_ident() ^ id(object())
-        with self.engine.connect() as connection:
-            return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
+    def watch(self) -> ChangeWatch:
+        """Return a watch of its own for whoever wants to know, cheaply and often, whether anything was committed."""
+        return ChangeWatch(self)
 
     def checkpoint_log(self) -> None:
         """Fold the write-ahead log back into the database file, as far as readers allow."""
@@ -89,6 +86,31 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+class ChangeWatch:
+    """Tells whether anybody committed since it was last asked: one PRAGMA on a connection used for nothing else.
+
+    Elsewhere than on SQLite it always says yes, and the asker reads. Not thread-safe: one asker.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._connection = database.engine.raw_connection() if database.is_sqlite else None
+        self._seen = -1
+
+    def changed(self) -> bool:
+        if self._connection is None:
+            return True
+        cursor = self._connection.cursor()
+        version = int(cursor.execute("PRAGMA data_version").fetchone()[0])
+        cursor.close()
+        changed = version != self._seen
+        self._seen = version
+        return changed
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
 
 
 def sqlite_module() -> ModuleType:
