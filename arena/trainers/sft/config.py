@@ -73,6 +73,8 @@ class SftConfig(Config):
     packing: Literal["auto"] | bool = "auto"
     """Several rows in one sequence without attention between them; `auto` packs short rows on a GPU."""
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; `auto` takes a GPU where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the forward pass; what trains stays float32. `auto` means bf16 on a GPU that has it."""
     gradient_checkpointing: bool = False

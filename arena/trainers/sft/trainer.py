@@ -65,7 +65,7 @@ class SftTrainer:
         self.save_every_steps = self.config.save_every_steps
         self.save_every_s = self.config.save_every_s
         self.keep_checkpoints = self.config.keep_checkpoints
-        self.device = _device(context.device)
+        self.device = _device(self.config.device if context.device == "auto" else context.device)
         self.parent = Path(self.job.parent_checkpoint) if self.job.parent_checkpoint else None
         self.profile = get_profile(self.config.profile)
         self._saved_as: str | None = None

@@ -17,6 +17,7 @@ from tests.arena.training_kit import addition_rows, make_run, records
 from vault import manifest as manifests
 
 CONFIG: dict[str, Any] = {
+    "device": "cpu",
     "max_steps": 220,
     "batch_size": 16,
     "learning_rate": 8e-3,

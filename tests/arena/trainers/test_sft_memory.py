@@ -23,7 +23,7 @@ def kept_bytes(model: Any, tokens: torch.Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+        model.get_decoder()(input_ids=tokens, use_cache=False)
     return sum(size for size, _ in seen.values())
 
 

@@ -26,6 +26,7 @@ from vault import manifest as manifests
 
 ROWS = addition_rows(80)
 CONFIG: dict[str, Any] = {
+    "device": "cpu",
     "max_steps": 6,
     "batch_size": 8,
     "learning_rate": 3e-3,
@@ -407,3 +408,42 @@ def test_a_warm_start_is_quick_and_saving_a_squire_takes_no_time(tmp_path: Path,
 def test_the_tokenizer_of_a_checkpoint_is_that_of_the_model(tmp_path: Path, squire_dir: Path) -> None:
     folder = final(*train(tmp_path / "r", squire_dir, max_steps=1))
     assert ChatTokenizer(folder).fingerprint == ChatTokenizer(squire_dir).fingerprint
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
+def test_on_a_gpu_a_stopped_run_goes_on_with_the_same_data(tmp_path: Path, squire_dir: Path, lora: Any) -> None:
+    """There the promise is: the same batches, the same learning rate, losses within a thousandth."""
+    straight = train(tmp_path / "straight", squire_dir, lora=lora, device="cuda", precision="bf16")
+    WARM.clear()
+    options = {**CONFIG, "lora": lora, "device": "cuda", "precision": "bf16"}
+    run_dir, job = make_run(tmp_path / "r", model_dir=squire_dir, trainer="sft", rows=ROWS, **options)
+
+    class Dies(SftTrainer):
+        def train_step(self, step: int, cursor: int) -> Any:
+            if step == 3:
+                raise KeyboardInterrupt
+            return super().train_step(step, cursor)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_training(Dies(), run_dir, job)
+    WARM.clear()
+    outcome = run_training(SftTrainer(), run_dir, job)
+    assert outcome.data_hash == straight[1].data_hash
+    got = {r["step"]: r["loss"] for r in records(run_dir, "step")}
+    assert list(got.values()) == pytest.approx(list(losses(straight[0]).values()), rel=1e-3)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_packed_equals_padded(tmp_path: Path, squire_dir: Path) -> None:
+    run_dir, job = make_run(tmp_path / "g", model_dir=squire_dir, trainer="sft", rows=ROWS, **CONFIG)
+    gpu = SftTrainer()
+    gpu.build(RunContext(run_dir.path, job, lambda *_, **__: None, device="cuda"))
+    gpu.bf16 = False
+    found = []
+    for packing in (False, True):
+        gpu.layout = Layout(packing=packing, rows=None, tokens=10_000, pad_to=8)
+        found.append(gpu.train_step(0, 0).loss)
+        gpu.discard_update()
+    gpu.close()
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
