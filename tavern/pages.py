@@ -25,6 +25,7 @@ from tavern import lore
 from tavern.assets import Assets
 from tavern.bounds import PathId
 from tavern.context import Tavern, TavernDep
+from tavern.previews import token_preview
 from tavern.views.charts import hero_chart, run_chart
 from tavern.views.events import line
 from tavern.views.home import build_home
@@ -140,7 +141,8 @@ def quest(pages: PagesDep, job_id: PathId) -> Response:
         runs = pages.vault.ledger.runs(job_id=job_id, limit=20).items
         events = pages.vault.events.list(subject=job_id, limit=50, newest_first=True)
         lines = [line(event, pages.prefs.plain) for event in events]
-        page = build_quest(job, runs, lines, pages.prefs)
+        preview = token_preview(job, pages.vault.ledger.hero(job.hero_id), pages.tavern.paths.home)
+        page = build_quest(job, runs, lines, pages.prefs, preview)
         return pages.render("quest.html", page, here="quests", title=job.name)
 
     return pages.guarded(build, "quests")

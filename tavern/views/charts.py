@@ -1,8 +1,8 @@
 """The loss chart's numbers: a hero's training loss over its steps, across runs, with validations and events.
 
 The same record is sent with the page and by `/charts/loss.json`. Steps are the hero's (a run's first step plus its
-own). The smoothed line is the running mean that the ledger keeps of each run. At most MAX_POINTS points are sent; of a
-thinned bucket the least and the greatest loss alternate, so that no spike disappears.
+own). The smoothed line is the running mean that the ledger keeps of each run. At most MAX_POINTS points are sent; a
+thinned bucket is told by the loss that lies farthest from its mean, so that no spike disappears.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def _add_run(vault: Vault, run: Run, chart: dict[str, Any], *, first: int, max_p
     means = {
         p.step: p.value for p in vault.metrics.series(run.id, "loss_smooth", after_step=after, max_points=max_points)
     }
-    for number, point in enumerate(vault.metrics.series(run.id, "loss", after_step=after, max_points=max_points)):
-        raw = point.value if point.low == point.high else (point.high if number % 2 else point.low)
+    for point in vault.metrics.series(run.id, "loss", after_step=after, max_points=max_points):
+        raw = point.high if point.high - point.value >= point.value - point.low else point.low
         mean = means.get(point.step)
         chart["steps"].append(start + point.step)
         chart["loss"].append(round(raw, 5))

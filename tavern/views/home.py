@@ -351,11 +351,11 @@ def _legend(status: Status, chart: dict[str, Any]) -> ChartLegend:
     hero = status.get("hero") or {}
     loss = battle.get("loss_smooth") or hero.get("train_loss") or _last(chart["smooth"])
     val = battle.get("val_loss") or hero.get("val_loss") or (chart["val"][-1][1] if chart["val"] else None)
-    both = loss is not None and val is not None
+    gap = val - loss if loss is not None and val is not None else None
     return ChartLegend(
         train=numbers.loss(loss),
         val=numbers.loss(val),
-        gap=numbers.loss(val - loss) if both else numbers.NONE,
+        gap=numbers.loss(gap),
         grad_norm=numbers.fixed(battle.get("grad_norm"), 2),
         lr=numbers.rate(battle.get("lr")),
         label=f"Training loss by step, now {numbers.loss(loss)}; validation loss {numbers.loss(val)}.",

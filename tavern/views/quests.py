@@ -150,7 +150,7 @@ def _row(  # noqa: PLR0917 - one private constructor for two sources
 ) -> QuestRow:
     foe = lore.foe(name, skill, steps)
     term = lore.PRIORITIES[priority]
-    place = PRIORITIES.index(priority)  # type: ignore[arg-type]
+    place = PRIORITIES.index(priority)
     return QuestRow(
         id=job_id,
         name=name,
@@ -243,7 +243,9 @@ def _ended(job: Job, plain: bool) -> Ended:
     )
 
 
-def build_quest(job: Job, runs: Sequence[Run], log: list[Line], prefs: Preferences) -> Quest:
+def build_quest(
+    job: Job, runs: Sequence[Run], log: list[Line], prefs: Preferences, preview: list[list[tuple[str, bool]]]
+) -> Quest:
     term = lore.JOB_STATES[job.state]
     reason = job.reason or {}
     facts = [
@@ -277,7 +279,7 @@ def build_quest(job: Job, runs: Sequence[Run], log: list[Line], prefs: Preferenc
         log=log,
         can_cancel=job.state == "queued",
         can_retry=job.state in ("failed", "skipped", "cancelled"),
-        preview=_preview((job.report or {}).get("preview")),
+        preview=preview,
     )
 
 
@@ -317,16 +319,6 @@ _COUNTS = (
     ("Tokens", "tokens"),
     ("Longest row, tokens", "longest_tokens"),
 )
-
-
-def _preview(value: Any) -> list[list[tuple[str, bool]]]:
-    if not isinstance(value, list):
-        return []
-    rows = [row for row in value if isinstance(row, list)]
-    return [
-        [(str(pair[0]), bool(pair[1])) for pair in row if isinstance(pair, list | tuple) and len(pair) == 2]
-        for row in rows
-    ]
 
 
 def _file_about(item: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
 // A new job: from a dropped or chosen file, or made by a skill's generator. What the gatekeepers found is shown here.
 import { Refused, get, newKey, send, upload } from "./api.js";
 import { $, $$, bar, el } from "./dom.js";
-import { size, whole } from "./format.js";
+import { size } from "./format.js";
 import { on } from "./live.js";
+import { fetchPage } from "./trusted.js";
 
 const dialog = $("#newquest");
 const form = $("#uploadform");
@@ -123,54 +124,32 @@ async function ask() {
   else tell(`${mine.name} waits in the inbox. Is the arena running?`, true);
 }
 
+// The verdict, and from the job's own page what the gatekeepers found: the server alone puts a report into words.
 async function show(jobId) {
   watched = null;
+  $("#uploadstate").hidden = true;
+  const link = el("a", "lnk", "The whole report");
+  link.href = `/quests/${jobId}`;
   try {
     const job = await get(`/api/v1/jobs/${jobId}`);
-    const report = await get(`/api/v1/jobs/${jobId}/report`).then((value) => value.report, () => null);
-    paint(job, report, report?.preview);
-  } catch (error) {
-    tell(words(error), true);
-  }
-}
-
-function paint(job, report, preview) {
-  const refused = job.state === "refused";
-  $("#uploadstate").hidden = true;
-  const body = $("#checkedbody");
-  const verdict = refused
-    ? `${job.name} was turned away. ${job.reason?.message || ""} ${job.reason?.hint || ""}`.trim()
-    : `${job.name} is on the board.`;
-  const parts = [el("p", refused ? "bad-text" : "", verdict)];
-  if (report) {
-    const facts = [
-      ["Rows read", report.rows_read], ["Usable", report.rows_accepted], ["Turned down", report.rows_rejected],
-      ["Withheld", report.rows_withheld], ["Tokens", report.tokens],
-    ].filter(([label, value]) => typeof value === "number" && (value > 0 || label !== "Withheld"));
-    parts.push(el("p", "mut", facts.map(([label, value]) => `${label}: ${whole(value)}`).join(" · ")));
-    const rejected = report.rejected || [];
-    if (rejected.length) {
-      const items = rejected.slice(0, 8).map((row) => el("li", "", el("span", "", `line ${whole(row.line)}`), el("span", "", `${String(row.reason).replaceAll("_", " ")}${row.detail ? ` (${row.detail})` : ""}`)));
-      parts.push(el("ul", "reasons", ...items));
+    const refused = job.state === "refused";
+    const told = refused ? [`${job.name} was turned away.`, job.reason?.message, job.reason?.hint] : [`${job.name} is on the board.`];
+    const parts = [el("p", refused ? "bad-text" : "", told.filter(Boolean).join(" "))];
+    const page = await fetchPage(link.href);
+    for (const [id, title] of [["r-report", ""], ["r-tokens", "What is trained is underlined, the rest is masked"]]) {
+      const part = page.getElementById(id);
+      if (!part) continue;
+      part.removeAttribute("id");
+      part.removeAttribute("data-region");
+      if (title) parts.push(el("h3", "", title));
+      parts.push(document.adoptNode(part));
     }
-    for (const warning of report.warnings || []) parts.push(el("p", "why", String(warning)));
-    if (!Array.isArray(preview)) for (const row of (report.examples || []).slice(0, 1)) parts.push(example(row));
+    $("#checkedbody").replaceChildren(...parts, el("p", "", link));
+  } catch (error) {
+    $("#checkedbody").replaceChildren(el("p", "bad-text", words(error)), el("p", "", link));
   }
-  if (Array.isArray(preview) && Array.isArray(preview[0])) {
-    parts.push(el("p", "mut", "First example: underlined tokens are trained, the others masked."));
-    parts.push(el("p", "tokens", ...preview[0].map(([text, trained]) => el("span", trained ? "on" : "off", String(text)))));
-  }
-  const link = el("a", "lnk", "The whole report");
-  link.href = `/quests/${job.id}`;
-  parts.push(el("p", "", link));
-  body.replaceChildren(...parts);
   $("#checked").hidden = false;
   $("#checked").scrollIntoView({ block: "nearest" });
-}
-
-function example(row) {
-  const turns = Array.isArray(row?.messages) ? row.messages : [{ role: "text", content: row?.text ?? "" }];
-  return el("div", "rowbox", ...turns.map((turn) => el("div", "turn", el("span", "", String(turn.role)), el("span", "", String(turn.content)))));
 }
 
 // Making one
