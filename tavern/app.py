@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import realm
 from tavern import api, pages, problems
 from tavern.access import AccessTable
+from tavern.api.models import JobSpec
 from tavern.api.session import LOGIN_PAGE, cookie_name
 from tavern.context import RealmParts, Tavern
 from tavern.credentials import Credentials, PeerUid
@@ -46,10 +47,12 @@ def create_app(parts: RealmParts, *, port: int | None = None, peer_uid: PeerUid 
     hub = Hub(parts.vault, parts.paths.runs, parts.status)
     meters = Meters()
     credentials = Credentials(parts.vault.tokens, parts.paths, peer_uid)
-    floor = settings.arena.disk_floor_mib << 20
-    tavern = Tavern(
-        settings, parts.paths, parts.vault, credentials, hub, meters, UploadDesk(parts.paths, floor), parts.status
-    )
+    limits = {
+        "limit_bytes": settings.tavern.upload_limit_mib << 20,
+        "floor_bytes": settings.arena.disk_floor_mib << 20,
+    }
+    uploads = UploadDesk(parts.paths, **limits)
+    tavern = Tavern(settings, parts.paths, parts.vault, credentials, hub, meters, uploads, parts.status)
     inner = _inner(tavern, parts, cookie_name(port if port is not None else settings.tavern.port))
     config = GateConfig(
         allowed_hosts=allowed_hosts(settings.tavern.host, settings.tavern.allowed_hosts),
@@ -105,7 +108,10 @@ def describe(app: FastAPI) -> dict[str, object]:
     if app.openapi_schema is None:
         document = FastAPI.openapi(app)
         components = document.setdefault("components", {})
-        components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+        schemas = components.setdefault("schemas", {})
+        for model in (Problem, JobSpec):  # named by hand in routes
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
         components["securitySchemes"] = {
             "token": {"type": "http", "scheme": "bearer"},
             "session": {"type": "apiKey", "in": "cookie", "name": app.state.cookie},
@@ -117,6 +123,6 @@ def describe(app: FastAPI) -> dict[str, object]:
         document["paths"]["/healthz"]["get"]["security"] = []
         document["paths"]["/login"]["post"]["security"] = []
         for unused in ("HTTPValidationError", "ValidationError"):
-            components["schemas"].pop(unused, None)
+            schemas.pop(unused, None)
         app.openapi_schema = document
     return app.openapi_schema

@@ -7,20 +7,22 @@ have looked at it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
+import yaml
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from realm.errors import NotFoundError
+from realm.ids import new_id
 from tavern.api.commands import IdempotencyKey, keyed_id
-from tavern.api.models import Job, JobChange, JobRows, PageOf, Preview, PriorityName, Report, StateName, Upload
+from tavern.api.models import Job, JobChange, JobSpec, PageOf, Preview, PriorityName, Report, StateName, Upload
 from tavern.bounds import Cursor, Limit, PathId
 from tavern.context import CallerDep, TavernDep
-from tavern.uploads import job_of
+from tavern.uploads import job_of, plain_name
 from vault import records
 
 api = APIRouter(tags=["jobs"])
@@ -30,7 +32,7 @@ _BODIES = {
     "content": {
         "application/octet-stream": _FILE,
         "application/x-ndjson": _FILE,
-        "application/json": {"schema": JobRows.model_json_schema()},
+        "application/json": {"schema": {"$ref": "#/components/schemas/JobSpec"}},
     },
 }
 
@@ -52,16 +54,22 @@ async def submit_job(
     priority: PriorityName = "normal",
     key: IdempotencyKey = None,
 ) -> Any:
-    """Send the file itself as the body, or JSON with `name` and `rows`.
+    """Send the file itself as the body, or JSON with `rows` or `generate`.
 
     201 means that the file is safe on disk; the gatekeepers then look at it. Follow `Location` to see the job that
     becomes of it, or wait for `job_queued` or `job_refused` in the stream.
     """
-    chunks: AsyncIterator[bytes] = request.stream()
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
-        rows = await _rows(request)
-        name, chunks = rows.name, _lines(rows)
-    received = await tavern.uploads.take(chunks, name or "", priority, keyed_id("upload", caller.name, key))
+        spec = await _spec(request)
+        upload_id = keyed_id("upload", caller.name, key) or new_id("upload")
+        label = plain_name(spec.name or _label(spec, upload_id))
+        text = await run_in_threadpool(_quest_file, spec, label)
+        received = await tavern.uploads.take(
+            _once(text), f"{label}.yaml", spec.priority or priority, upload_id, job_name=label
+        )
+    else:
+        known_id = keyed_id("upload", caller.name, key)
+        received = await tavern.uploads.take(request.stream(), name or "", priority, known_id)
     response.headers["Location"] = f"/api/v1/uploads/{received.id}"
     return {**vars(received), "state": "arriving", "job": None}
 
@@ -71,7 +79,7 @@ def get_upload(tavern: TavernDep, upload_id: PathId) -> Any:
     received = tavern.uploads.find(upload_id)
     if received is None:
         raise NotFoundError("There is no such upload.", code="upload_not_found")
-    job = job_of(tavern.vault, received.sha256)
+    job = job_of(tavern.vault, received)
     return {**vars(received), "state": "accepted" if job else "arriving", "job": job}
 
 
@@ -125,13 +133,31 @@ def _report(job: records.Job) -> dict[str, Any]:
     return job.report
 
 
-async def _rows(request: Request) -> JobRows:
+async def _spec(request: Request) -> JobSpec:
     try:
-        return JobRows.model_validate_json(await request.body())
+        return JobSpec.model_validate_json(await request.body())
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from None
 
 
-async def _lines(rows: JobRows) -> AsyncIterator[bytes]:
-    for row in rows.rows:
-        yield json.dumps(row, ensure_ascii=False).encode() + b"\n"
+def _label(spec: JobSpec, upload_id: str) -> str:
+    """Name a job that nobody named, differently each time."""
+    ending = upload_id[-6:]
+    if spec.generate is None:
+        return f"rows-{ending}"
+    return f"{spec.generate.skill}-L{spec.generate.level}-x{spec.generate.count}-{ending}"
+
+
+def _quest_file(spec: JobSpec, label: str) -> bytes:
+    """Return the quest file that asks for this (see `arena.formats.quests`)."""
+    wanted: dict[str, Any] = {"name": label, "data": spec.rows}
+    if spec.generate is not None:
+        wanted["data"] = spec.generate.model_dump(exclude_none=True)
+    wanted |= spec.model_dump(include={"config", "hero", "again"}, exclude_defaults=True)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: bytes = yaml.dump(wanted, Dumper=dumper, allow_unicode=True, sort_keys=False, encoding="utf-8")
+    return text
+
+
+async def _once(text: bytes) -> AsyncIterator[bytes]:
+    yield text

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from arena.formats.quests import GeneratorSpec
 from tavern.bounds import Count, Id, Text
 
 PriorityName = Literal["high", "normal", "low"]
@@ -59,24 +60,39 @@ class Job(Answer):
     finished_at: float | None
 
 
-class JobRows(Body):
-    """A few rows sent in place of a file: chat `messages`, or `text`."""
+class JobSpec(Body):
+    """A job in place of a file: a few `rows` (chat `messages`, or `text`), or what a skill's generator shall make."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
             "examples": [
                 {
-                    "name": "greetings.jsonl",
+                    "name": "greetings",
                     "rows": [
                         {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
                     ],
-                }
+                },
+                {"generate": {"skill": "bin", "level": 3, "count": 500}, "priority": "high"},
             ]
         },
     )
-    name: Text
-    rows: list[dict[str, Any]] = Field(min_length=1, max_length=10_000)
+    name: Text | None = None
+    """What people will call it; by default made of what is asked for."""
+    rows: list[dict[str, Any]] | None = Field(default=None, min_length=1, max_length=10_000)
+    generate: GeneratorSpec | None = None
+    config: dict[str, Any] = {}
+    """Overrides of the trainer's configuration."""
+    hero: Id | None = None
+    priority: PriorityName | None = None
+    again: bool = False
+    """Train even when the very same request was taken before."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> JobSpec:
+        if (self.rows is None) == (self.generate is None):
+            raise ValueError("name either rows or generate")
+        return self
 
 
 class JobChange(Body):

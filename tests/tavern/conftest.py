@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -145,7 +146,9 @@ def world(realm: Realm) -> World:
     upload = "upload_of_the_world"
     folder = realm.paths.control / "uploads"
     folder.mkdir()
-    (folder / f"{upload}.json").write_text('{"name": "a.jsonl", "size": 3, "sha256": "' + "0" * 64 + '"}')
+    (folder / f"{upload}.json").write_text(
+        json.dumps({"id": upload, "name": "a.jsonl", "size": 3, "sha256": "0" * 64, "at": now})
+    )
     return World("dio", jobs[2].id, jobs[1].id, jobs[0].id, run_id, checkpoint.id, command.id, token.id, upload)
 
 

@@ -39,11 +39,13 @@ async def served(app: Application) -> AsyncIterator[int]:
 
 
 @contextlib.contextmanager
-def tavern_process(home: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
+def tavern_process(
+    home: Path, prefix: tuple[str, ...] = ()
+) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
     """Run `python -m tavern` on a free port; yields the process and what it told in control/tavern.json."""
-    env = os.environ | {"REALM_HOME": str(home), "REALM_TAVERN__PORT": "0"} | environment
+    env = os.environ | {"REALM_HOME": str(home), "REALM_TAVERN__PORT": "0"}
     with open(home.parent / "tavern.log", "wb") as log:
-        child = subprocess.Popen([sys.executable, "-m", "tavern"], env=env, stdout=log, stderr=log)
+        child = subprocess.Popen([*prefix, sys.executable, "-m", "tavern"], env=env, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + DEADLINE_S
         while (told := where(RealmPaths(home))) is None or told["identity"]["pid"] != child.pid:
