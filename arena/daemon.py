@@ -29,6 +29,7 @@ from realm.files import durable_write_json
 from realm.ids import new_id
 from realm.paths import RealmPaths
 from realm.processes import FileLock, ProcessIdentity
+from realm.services import heartbeat_file
 from realm.settings import Settings
 from vault.manifest import verify
 from vault.records import Claim, Command, Job
@@ -37,6 +38,7 @@ from vault.store import Vault
 TICK_S = 0.05
 LOOK_S = 0.5
 """Longest time between two looks at the queue and the commands when nothing was committed (retries fall due)."""
+BEAT_S = 1.0
 VIEW_S = 0.25
 """Least time between two looks at the queue folders."""
 PERMANENT = {
@@ -105,6 +107,7 @@ class Daemon:
         self._look_at = 0.0
         self._view_is_stale = True
         self._viewed_at = 0.0
+        self._beaten_at = -BEAT_S
 
     # The life of the process
 
@@ -122,6 +125,7 @@ class Daemon:
             self._warm_up()
             while not stop.wait(TICK_S if self.battle else 2 * TICK_S):
                 self._guarded_pass()
+                self._beat()
         finally:
             stop.set()
             if intake.is_alive():
@@ -162,6 +166,14 @@ class Daemon:
             else:
                 self._end(battle, now)
         self.view.reconcile()
+
+    def _beat(self) -> None:
+        """Show the Weaver that the loop goes round."""
+        if self._monotonic() - self._beaten_at >= BEAT_S:
+            self._beaten_at = self._monotonic()
+            beat = heartbeat_file(self.paths, "arena")
+            beat.parent.mkdir(exist_ok=True, mode=0o700)
+            beat.touch()
 
     def _guarded_pass(self) -> None:
         try:

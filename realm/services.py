@@ -63,6 +63,11 @@ def lock_file(paths: RealmPaths, name: str) -> Path:
     return paths.control / "services" / f"{name}.lock"
 
 
+def heartbeat_file(paths: RealmPaths, name: str) -> Path:
+    """The file that a service touches about once a second from its main loop."""
+    return paths.control / "services" / f"{name}.beat"
+
+
 def weaver_identity(paths: RealmPaths) -> ProcessIdentity | None:
     """Return the Weaver that runs now, or None."""
     try:

@@ -41,7 +41,7 @@ TRAINERS = {"sft": "arena.trainers.sft:SftTrainer"}
 
 SERVICES = (
     Service("tavern", ("-m", "realm", "tavern"), kind="http", ready="/healthz"),
-    Service("arena", ("-m", "realm", "arena"), kind="process", stop_s=20.0),
+    Service("arena", ("-m", "realm", "arena"), kind="heartbeat", ready="control/services/arena.beat", stop_s=20.0),
 )
 """What the Weaver keeps alive, in the order in which it is started."""
 

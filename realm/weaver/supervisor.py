@@ -35,8 +35,10 @@ from realm.weaver.policy import Record, RestartPolicy
 from realm.weaver.ready import is_ready
 
 PROBE_S = 5.0
-SILENT_S = 60.0
+SILENT_S = 120.0
 """A service that was ready and has not answered for this long is killed and started again."""
+START_S = 600.0
+"""A service that was never ready is given this long: a recovery may have much to verify."""
 
 
 class Teller(Protocol):
@@ -76,6 +78,7 @@ class Weaver:
         teller: Teller | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] | None = None,
+        silent_s: float = SILENT_S,
     ) -> None:
         self.settings = settings
         self.paths = settings.paths.ensure()
@@ -83,6 +86,7 @@ class Weaver:
         self._policy = RestartPolicy.from_settings(settings.weaver)
         self._teller: Teller = teller or Chronicle(settings)
         self._clock = clock
+        self._silent_s = silent_s
         self._jitter = jitter or (lambda: random.uniform(-1, 1))
         self._lock = FileLock(self.paths.control / "weaver.lock")
         self._config_mark = self._read_config_mark()
@@ -223,7 +227,7 @@ class Weaver:
             return
         now = self._clock()
         watched.record = self._policy.lived(watched.record, now)
-        if watched.state == "up" and now - watched.last_probe < PROBE_S:
+        if watched.state == "up" and now - watched.last_probe < min(PROBE_S, self._silent_s):
             return
         watched.last_probe = now
         if is_ready(watched.service, self.settings, watched.started_at):
@@ -232,9 +236,9 @@ class Weaver:
                 self._become(watched, "up", "")
                 if watched.started_at:  # an adopted one has been up all the time
                     self._teller.tell("service_up", watched.service.name, {"pid": watched.identity.pid})
-        elif now - watched.last_answer > SILENT_S:
+        elif now - watched.last_answer > (patience := self._silent_s if watched.state == "up" else START_S):
             launch.kill(watched.identity)
-            watched.detail = f"killed: it gave no sign of life for {SILENT_S:.0f} s"
+            watched.detail = f"killed: it gave no sign of life for {patience:.0f} s"
 
     def _note_death(self, watched: Watched, code: int | None, words: str = "") -> None:
         name = watched.service.name

@@ -48,10 +48,10 @@ class Toy:
         self.services.append({"name": name, "argv": ["-c", code, str(starts)], **more})
         return starts
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
         table = self.paths.home / "services.json"
         table.write_text(json.dumps(self.services))
-        self.process = subprocess.Popen([sys.executable, str(TOY), str(self.paths.home), str(table)])
+        self.process = subprocess.Popen([sys.executable, str(TOY), str(self.paths.home), str(table), *options])
         return self.process
 
     def kill(self) -> None:
@@ -241,6 +241,18 @@ def test_a_heartbeat_from_before_the_start_does_not_count(toy: Toy) -> None:
     until(lambda: lines(starts) and toy.states() == {"slow": "starting"})
     Path(f"{starts}.go").touch()
     until(lambda: toy.states() == {"slow": "up"})
+
+
+def test_a_service_that_hangs_is_killed_and_started_again(toy: Toy) -> None:
+    beat = toy.paths.home / "beat"
+    code = "import sys, time, pathlib\nopen(sys.argv[1], 'a').write('x\\n')\n"
+    code += f"pathlib.Path({str(beat)!r}).write_text('now')\nwhile 1: time.sleep(60)"
+    starts = toy.add("hung", code, kind="heartbeat", ready="beat")
+    toy.start("0.3")
+    until(lambda: toy.states() == {"hung": "up"})
+    os.utime(beat, (1, 1))  # it beat once, long ago
+    until(lambda: len(lines(starts)) == 2)
+    assert "service_down" in toy.events()
 
 
 def test_a_long_log_is_rotated_while_its_writer_goes_on(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A Weaver over the services described by a JSON file, for tests: `toy_weaver.py HOME SERVICES.json`."""
+"""A Weaver over the services described by a JSON file, for tests: `toy_weaver.py HOME SERVICES.json [SILENT_S]`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def main() -> None:
     services = [
         Service(**(entry | {"argv": tuple(entry["argv"])})) for entry in json.loads(Path(sys.argv[2]).read_text())
     ]
-    weaver = Weaver(settings, services, teller=FileTeller(settings.home / "events.jsonl"))
+    silent_s = float(sys.argv[3]) if len(sys.argv) > 3 else 120.0
+    weaver = Weaver(settings, services, teller=FileTeller(settings.home / "events.jsonl"), silent_s=silent_s)
     if not weaver.take_over():
         sys.exit(9)
     weaver.run()
