@@ -172,16 +172,20 @@ class CheckpointStore:
             _remove_quietly(self.run_dir / name)
         return names
 
-    def newest_verified(self) -> tuple[Checkpoint | None, list[str]]:
+    def newest_verified(self, before_step: int | None = None) -> tuple[Checkpoint | None, list[str]]:
         """Return the newest checkpoint that verifies, and the names of those newer ones that were quarantined.
 
-        Newest is by run step, then by name. All bytes of what is returned have been read and hashed.
+        Newest is by step, then by name. All bytes of what is returned have been read and hashed. With `before_step`
+        checkpoints of that run step and later are set aside as well: they hold what a roll-back is to undo.
         """
         quarantined = []
         for path in self._by_age():
             try:
                 checkpoint = self.verify(path, deep=True)
             except CorruptFileError:
+                quarantined.append(self.quarantine(path))
+                continue
+            if before_step is not None and checkpoint.run_step >= before_step:
                 quarantined.append(self.quarantine(path))
                 continue
             self.last_size = checkpoint.manifest.size

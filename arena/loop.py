@@ -8,7 +8,8 @@ never meets the database. What it promises, and where that is held (tests/arena/
   change no bit of training.
 - No update is made from a loss or a gradient that is not finite. Such a batch is passed over; the third within fifty
   batches rolls back to the last good checkpoint and goes on behind the offending data (the recipe of PaLM,
-  Chowdhery et al. 2022, section 5.1); after three roll-backs the run fails and says why.
+  Chowdhery et al. 2022, section 5.1); after three roll-backs the run fails and says why. A loss that jumps and stays
+  up is treated alike, except that after three roll-backs it is left alone.
 - Out of memory halves the micro-batch and repeats the step: same rows, same update, same random numbers.
 - A full disk costs nothing: the unfinished save is removed and training waits for room.
 - A trainer whose fence is no longer the newest commits nothing.
@@ -34,7 +35,7 @@ from typing import Any
 
 from arena.checkpoints import Checkpoint, CheckpointStore, FenceLostError, no_fault
 from arena.jobs import JobFile
-from arena.rundir import ControlMessage, MetricsWriter, Outcome, RunDir, Verb, read_records
+from arena.rundir import ControlMessage, MetricsWriter, Outcome, RunDir, Verb, decode_record
 from arena.trainers import rng
 from arena.trainers.contract import Measured, RunContext, Score, StepResult, Trainer
 from realm.errors import CorruptFileError, DiskFullError, RealmError
@@ -47,6 +48,12 @@ NONFINITE_PATIENCE = 3
 NONFINITE_WINDOW = 50
 """... within so many batches mean that the weights are at fault, not the data."""
 MAX_ROLLBACKS = 3
+SPIKE_AFTER = 50
+"""Steps before a rise of the loss can be told from its ordinary course."""
+SPIKE_STEPS = 20
+"""So many high losses in a row are a spike that does not pass by itself."""
+SPIKE_NATS, SPIKE_DEVIATIONS = 0.5, 8.0
+"""High means above the running mean by the larger of the two."""
 LOSS_WINDOW = 50
 """Steps over which a checkpoint's training loss is averaged."""
 
@@ -83,6 +90,10 @@ class Progress:
     skipped: list[list[int]] = field(default_factory=list)
     """[first, behind last] cursors of data that was passed over."""
     rollbacks: int = 0
+    loss_mean: float = 0.0
+    """Running mean and mean deviation of losses that were not high, and the step since when they are."""
+    loss_deviation: float = 0.0
+    high_since: int | None = None
     samples: int = 0
     tokens: int = 0
     measured: list[dict[str, Any]] = field(default_factory=list)
@@ -161,7 +172,7 @@ class TrainingLoop:
         self._record("phase", phase="done", detail=outcome.status)
         with contextlib.suppress(OSError):
             self.metrics.sync()
-        self.run_dir.write_outcome(outcome)
+        self._write_outcome(outcome)
         self.metrics.close()
         return outcome
 
@@ -184,6 +195,7 @@ class TrainingLoop:
             if result is not None:
                 self._log(result)
                 self._advance(result)
+                self._watch_for_a_spike(result.loss)
 
     def _begin(self) -> None:
         """Build the trainer, then take up the newest checkpoint that verifies, if there is one."""
@@ -518,10 +530,37 @@ class TrainingLoop:
             )
         self._roll_back(cursor + 1)
 
-    def _roll_back(self, resume_at: int) -> None:
-        """Return to the last good state and go on with the data from `resume_at`."""
+    def _watch_for_a_spike(self, loss: float) -> None:
+        """Roll back when the loss has risen far above its course and stays there; after three times let it be."""
+        progress = self.progress
+        bound = progress.loss_mean + max(SPIKE_NATS, SPIKE_DEVIATIONS * progress.loss_deviation)
+        if progress.step <= SPIKE_AFTER or loss <= bound:
+            weight = max(0.02, 1 / max(1, progress.step))
+            progress.loss_deviation += weight * (abs(loss - progress.loss_mean) - progress.loss_deviation)
+            progress.loss_mean += weight * (loss - progress.loss_mean)
+            progress.high_since = None
+            return
+        if progress.high_since is None:
+            progress.high_since = progress.step
+        if progress.step - progress.high_since + 1 < SPIKE_STEPS:
+            return
+        since, rolls_back = progress.high_since, progress.rollbacks < MAX_ROLLBACKS
+        self._event(
+            "loss_spike",
+            loss=loss,
+            usual=progress.loss_mean,
+            since=since,
+            action="rolled back" if rolls_back else "left alone",
+        )
+        if rolls_back:
+            self._roll_back(progress.cursor, before_step=since)
+        else:
+            progress.loss_mean, progress.high_since = loss, None
+
+    def _roll_back(self, resume_at: int, before_step: int | None = None) -> None:
+        """Return to the last good state, of a step below `before_step`, and go on with the data from `resume_at`."""
         rollbacks, skipped = self.progress.rollbacks + 1, self.progress.skipped
-        checkpoint, quarantined = self.store.newest_verified()
+        checkpoint, quarantined = self.store.newest_verified(before_step)
         for name in quarantined:
             self._event("checkpoint_quarantined", checkpoint=name)
         if checkpoint is not None:
@@ -623,6 +662,17 @@ class TrainingLoop:
 
     # The end
 
+    def _write_outcome(self, outcome: Outcome) -> None:
+        """Write the last file; a full disk is waited for, since without it nobody knows how the run ended."""
+        while True:
+            try:
+                self.run_dir.write_outcome(outcome)
+                return
+            except OSError as error:
+                if not _is_disk_full(error) or self.control.terminated:
+                    raise
+                self.hooks.sleep(self.hooks.room_poll_s)
+
     def _outcome(self, status: str) -> Outcome:
         return Outcome(
             status=status,  # type: ignore[arg-type]
@@ -678,13 +728,12 @@ class Control:
         self.paused = False
         self.terminated = False
         self._answered: set[str] = set()
-        for record in read_records(run_dir.metrics_path):
-            if record["kind"] == "control":
-                self._answered.add(str(record["id"]))
-                if record["verb"] in ("pause", "resume"):
-                    self.paused = record["verb"] == "pause"
-                elif record["verb"] in ("stop", "skip"):
-                    self.paused = False
+        for record in _control_records(run_dir.metrics_path):
+            self._answered.add(str(record["id"]))
+            if record["verb"] in ("pause", "resume"):
+                self.paused = record["verb"] == "pause"
+            elif record["verb"] in ("stop", "skip"):
+                self.paused = False
 
     def terminate(self, *_: object) -> None:
         """The handler of SIGTERM."""
@@ -712,6 +761,14 @@ class Control:
         except OSError as error:
             if not _is_disk_full(error):
                 raise
+
+
+def _control_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the control records of a metrics file; a long run has a hundred thousand others, which are not decoded."""
+    with open(path, "rb") as file:
+        for line in file:
+            if b'"kind":"control"' in line and (record := decode_record(line)) is not None:
+                yield record
 
 
 def is_out_of_memory(error: BaseException) -> bool:

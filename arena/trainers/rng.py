@@ -67,7 +67,7 @@ def preserved() -> Iterator[None]:
 
 def snapshot() -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Return torch's streams for `rewind`: a few microseconds."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return torch.get_rng_state(), cuda
 
 

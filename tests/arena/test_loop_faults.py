@@ -194,3 +194,55 @@ def test_a_really_full_file_system(tmp_path: Path) -> None:
         assert losses(run_dir).keys() == {1, 2, 3, 4, 5, 6}
     finally:
         subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+class Poisoned(ToyTrainer):
+    """Batches of a stretch ask for something absurd, and what is learned from them stays."""
+
+    poison = range(0)
+
+    def batch(self, cursor: int) -> Any:
+        x, y = super().batch(cursor)
+        return (x, y + 30.0) if cursor in self.poison else (x, y)
+
+
+def test_a_loss_that_jumps_and_stays_up_is_rolled_back_behind_its_data(tmp_path: Path) -> None:
+    trainer = Poisoned()
+    trainer.poison = range(70, 90)
+    run_dir, job = make_run(tmp_path / "r", max_steps=120, save_every_steps=10, dropout=0.0, keep_checkpoints=99)
+    outcome = run_training(trainer, run_dir, job)
+    assert outcome.status == "completed"
+    (spike,) = events(run_dir, "loss_spike")
+    (rollback,) = events(run_dir, "rollback")
+    assert spike["since"] == 71
+    assert rollback["checkpoint"].startswith("checkpoint-70-")
+    assert rollback["skipped_batches"] == [70, 90]
+    newer = [r["checkpoint"] for r in events(run_dir, "checkpoint_quarantined")]
+    assert all(name.startswith(".quarantine-checkpoint-80-") for name in newer)
+    assert len(newer) == 1
+    assert losses_after(run_dir)[-1] < 1.0
+
+
+def losses_after(run_dir: RunDir) -> list[float]:
+    return [r["loss"] for r in records(run_dir, "step")]
+
+
+def test_a_short_rise_of_the_loss_is_let_be(tmp_path: Path) -> None:
+    trainer = Poisoned()
+    trainer.poison = range(70, 72)
+    run_dir, job = make_run(tmp_path / "r", max_steps=110, save_every_steps=10, dropout=0.0)
+    assert run_training(trainer, run_dir, job).status == "completed"
+    assert not events(run_dir, "loss_spike")
+
+
+def test_a_loss_that_stays_up_whatever_is_done_is_left_alone_in_the_end(tmp_path: Path) -> None:
+    class Noise(ToyTrainer):
+        def batch(self, cursor: int) -> Any:
+            x, y = super().batch(cursor)
+            sign = 1.0 if cursor % 2 else -1.0
+            return (x, y + 30.0 * sign) if cursor >= 70 else (x, y)
+
+    run_dir, job = make_run(tmp_path / "r", max_steps=160, save_every_steps=10, dropout=0.0)
+    outcome = run_training(Noise(), run_dir, job)
+    assert (outcome.status, outcome.step) == ("completed", 160)
+    assert [r["action"] for r in events(run_dir, "loss_spike")][:4] == ["rolled back"] * 3 + ["left alone"]

@@ -63,6 +63,10 @@ class Encoded:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
+    def lengths_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the lengths of some rows without looking at the others."""
+        return self.offsets[rows + 1] - self.offsets[rows]
+
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (ids, mask) of one row."""
         begin, end = self.offsets[index], self.offsets[index + 1]
@@ -70,7 +74,7 @@ class Encoded:
 
     def select(self, rows: np.ndarray) -> Encoded:
         """Return the given rows, in the given order."""
-        lengths = self.lengths[rows]
+        lengths = self.lengths_of(rows)
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         where = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])

@@ -229,9 +229,9 @@ class Layout:
 
 def micro_batches(data: Encoded, rows: np.ndarray, layout: Layout, pad: int) -> list[MicroBatch]:
     """Cut a batch into forward passes. Longest rows first, so that a pass that does not fit into memory fails early."""
-    lengths = data.lengths[rows]
-    rows = rows[np.argsort(-lengths, kind="stable")]
-    lengths = data.lengths[rows]
+    lengths = data.lengths_of(rows)
+    longest_first = np.argsort(-lengths, kind="stable")
+    rows, lengths = rows[longest_first], lengths[longest_first]
     if layout.packing:
         return [_packed(data, rows[group], layout.pad_to, pad) for group in pack(lengths, layout.tokens, layout.rows)]
     return [_padded(data, rows[begin:end], layout.pad_to, pad) for begin, end in _groups(lengths, layout)]

@@ -69,6 +69,7 @@ class SftTrainer:
         self.parent = Path(self.job.parent_checkpoint) if self.job.parent_checkpoint else None
         self.profile = get_profile(self.config.profile)
         self._saved_as: str | None = None
+        self._measuring = False
         self._prepare_torch()
         started = time.monotonic()
         self._build_data()
@@ -263,12 +264,16 @@ class SftTrainer:
 
     def shrink(self) -> dict[str, Any] | None:
         """Halve the largest forward pass. The batch, its order and its loss stay what they are."""
+        if self._measuring:
+            if self.eval_tokens <= self.config.max_length:
+                return None
+            self.eval_tokens = max(self.config.max_length, self.eval_tokens // 2)
+            return {"eval_batch_tokens": self.eval_tokens}
         layout = self.layout.halved(getattr(self, "_largest", 1), getattr(self, "_largest_tokens", 1))
         if layout is None:
             return None
         before, self.layout = self._largest, layout
         self._largest = layout.rows or before
-        self.eval_tokens = max(self.config.max_length, self.eval_tokens // 2)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return {"micro_batch_before": before, "micro_batch": layout.rows, "batch_size": self.config.batch_size}
@@ -278,6 +283,7 @@ class SftTrainer:
     def evaluate(self) -> Measured:
         """Validation loss over the fixed split and exact match on every evaluation set, in float32 without dropout."""
         self.model.module.eval()
+        self._measuring = True
         try:
             records = []
             if len(self.data.validation):
@@ -297,6 +303,7 @@ class SftTrainer:
                 )
         finally:
             self.model.module.train()
+        self._measuring = False
         return Measured(tuple(records), _score(records))
 
     # Save
