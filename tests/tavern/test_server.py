@@ -200,6 +200,22 @@ async def test_raw_requests_that_clients_would_not_send(realm: Any, monkeypatch:
 
 
 @pytest.mark.anyio
+async def test_answers_are_not_held_back_by_nagle(realm: Any) -> None:
+    with bind("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
+    async with served(create_app(realm)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        took = []
+        for _ in range(30):
+            started = time.monotonic()
+            writer.write(f"GET /healthz HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode())
+            await reader.readuntil(b'{"status":"ok"}')
+            took.append(time.monotonic() - started)
+        writer.close()
+        assert min(took) < 0.03
+
+
+@pytest.mark.anyio
 async def test_slow_headers_are_cut_off_and_others_do_not_wait(realm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tavern.server.HEADER_TIMEOUT_S", 0.5)
     async with served(create_app(realm)) as port:
