@@ -92,8 +92,8 @@ class SftConfig(Config):
     """Share of the rows that is kept out of training and measured; which ones is decided by their content."""
     eval_every_steps: int | None = Field(default=None, ge=1)
     """Measure every so many steps; null measures at the end only."""
-    eval_batch_tokens: int = Field(default=16384, ge=16)
-    """Tokens, padding included, in one forward pass of a measurement."""
+    eval_batch_tokens: int | None = Field(default=None, ge=16)
+    """Tokens, padding included, in one forward pass of a measurement; null means 16,384 on a GPU, 2,048 on a CPU."""
     save_every_steps: int | None = Field(default=None, ge=1)
     """Save every so many steps; null leaves it to `save_every_s` and the end."""
     save_every_s: float | None = Field(default=300.0, gt=0)

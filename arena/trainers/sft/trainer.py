@@ -132,7 +132,8 @@ class SftTrainer:
         )
         self.max_steps = config.max_steps or self.plan.batches_in(config.epochs)
         self.layout = self._first_layout()
-        self.eval_tokens = config.eval_batch_tokens
+        # On a CPU passes that stay in its caches are half as fast again as large ones (measured on the squire).
+        self.eval_tokens = config.eval_batch_tokens or (16384 if self.device.type == "cuda" else 2048)
 
     def _first_layout(self) -> Layout:
         config, lengths = self.config, self.data.train.lengths

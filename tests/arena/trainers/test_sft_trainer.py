@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -58,6 +59,31 @@ def built(folder: Path, model_dir: Path, **options: Any) -> SftTrainer:
 def final(run_dir: RunDir, outcome: Outcome) -> Path:
     assert outcome.checkpoint is not None
     return run_dir.path / outcome.checkpoint
+
+
+def killed(run_dir: RunDir, job: Any, point: str, count: int) -> bool:
+    """Run in a forked child that dies by SIGKILL the `count`-th time it passes `point`; tell whether it did."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            left = [count]
+
+            def pass_by(reached: str) -> None:
+                if reached == point:
+                    left[0] -= 1
+                    if left[0] == 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            class Dies(SftTrainer):
+                def apply_update(self) -> None:
+                    pass_by("step")
+                    super().apply_update()
+
+            run_training(Dies(), run_dir, job, Hooks(fault=pass_by))
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    return os.WIFSIGNALED(status)
 
 
 def test_it_is_a_trainer_and_writes_what_it_declares(tmp_path: Path, squire_dir: Path) -> None:
@@ -153,27 +179,7 @@ def test_resumption_after_a_kill_is_exact(tmp_path: Path, squire_dir: Path, lora
     run_dir, job = make_run(
         tmp_path / "killed", model_dir=squire_dir, trainer="sft", rows=ROWS, evaluation=ROWS[:10], **options
     )
-    pid = os.fork()
-    if pid == 0:
-        try:
-            left = [count]
-
-            def pass_by(reached: str) -> None:
-                if reached == point:
-                    left[0] -= 1
-                    if left[0] == 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-
-            class Dies(SftTrainer):
-                def apply_update(self) -> None:
-                    pass_by("step")
-                    super().apply_update()
-
-            run_training(Dies(), run_dir, job, Hooks(fault=pass_by))
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status)
+    assert killed(run_dir, job, point, count)
     outcome = run_training(SftTrainer(), run_dir, job)
     assert outcome.status == "completed", outcome.error
     assert any(r["name"] == "resumed" for r in records(run_dir, "event")) or point == "step"
@@ -408,6 +414,39 @@ def test_a_warm_start_is_quick_and_saving_a_squire_takes_no_time(tmp_path: Path,
 def test_the_tokenizer_of_a_checkpoint_is_that_of_the_model(tmp_path: Path, squire_dir: Path) -> None:
     folder = final(*train(tmp_path / "r", squire_dir, max_steps=1))
     assert ChatTokenizer(folder).fingerprint == ChatTokenizer(squire_dir).fingerprint
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_sixty_kills_at_random_change_nothing(tmp_path: Path, squire_dir: Path, lora: Any) -> None:
+    chance = random.Random(0)
+    options = {"lora": lora, "max_steps": 10}
+    straight = train(tmp_path / "straight", squire_dir, **options)
+    kills = number = 0
+    while kills < 60:
+        number += 1
+        WARM.clear()
+        run_dir, job = make_run(
+            tmp_path / f"r{number}", model_dir=squire_dir, trainer="sft", rows=ROWS, **{**CONFIG, **options}
+        )
+        for _ in range(4):
+            point = chance.choice(["step", "step", "before_files", "after_files", "before_manifest", "after_rename"])
+            kills += killed(run_dir, job, point, chance.randint(1, 5))
+        outcome = run_training(SftTrainer(), run_dir, job)
+        assert outcome.status == "completed", outcome.error
+        assert losses(run_dir) == losses(straight[0])
+        assert outcome.data_hash == straight[1].data_hash
+        assert_same_tensors(final(run_dir, outcome), final(*straight))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_compiled_model_learns_the_same(tmp_path: Path, squire_dir: Path) -> None:
+    plain = train(tmp_path / "plain", squire_dir, max_steps=3)
+    WARM.clear()
+    compiled = train(tmp_path / "compiled", squire_dir, max_steps=3, compile=True)
+    assert list(losses(compiled[0]).values()) == pytest.approx(list(losses(plain[0]).values()), abs=1e-4)
 
 
 @pytest.mark.gpu
