@@ -147,8 +147,8 @@ def learn(door: Door, variant: Variant, seed: int, folder: Path, levels: Sequenc
     """Have a new squire trained on a new quest and return what it scores."""
     plan = variant.quest
     model_dir = build_squire(folder / f"squire-{seed}", squire_corpus(), size=variant.model.size, seed=seed)
-    weights = {level: (plan.level_weights or {}).get(level, 1.0) for level in levels}
-    quest = make_quest("bin", weights, plan.count, seed, folder / f"quest-{seed}.jsonl", plan.mix)
+    shares = plan.level_shares(levels[-1])
+    quest = make_quest("bin", shares, plan.count, seed, folder / f"quest-{seed}.jsonl", plan.mix)
     return door.train(model_dir, quest, dict(variant.config), evaluation_sets_for("bin", levels[-1]), seed)
 
 

@@ -39,8 +39,14 @@ class QuestPlan(Part):
     count: int = Field(ge=1)
     mix: dict[str, float] | None = None
     """Share of each tag; null takes the mix of every level's definition."""
-    level_weights: dict[int, float] | None = None
-    """Share of each level, where a quest has several; null shares equally."""
+    rehearsal: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the rows that comes, equally, from the levels below the one that is trained."""
+
+    def level_shares(self, level: int) -> dict[int, float]:
+        """Return level → share of the rows for a quest that trains `level`."""
+        if level == 1 or not self.rehearsal:
+            return {level: 1.0}
+        return {**dict.fromkeys(range(1, level), self.rehearsal / (level - 1)), level: 1 - self.rehearsal}
 
 
 class Variant(Part):

@@ -3,7 +3,7 @@
 import pytest
 
 from arena.trainers.sft.config import parse_config
-from guild.heroes import choose_variant, load_hero
+from guild.heroes import QuestPlan, choose_variant, load_hero
 from guild.skills import list_skills
 from guild.skills.registry import CONFIGS
 from realm.errors import ConfigError, NotFoundError
@@ -32,6 +32,13 @@ def test_every_recipe_is_complete(hero_id):
 )
 def test_the_first_variant_that_the_machine_can_train_is_chosen(cuda, models, chosen):
     assert choose_variant(load_hero("dio"), cuda=cuda, models=models).id == chosen
+
+
+def test_lower_levels_are_rehearsed_in_equal_shares():
+    plan = QuestPlan(count=10, rehearsal=0.5)
+    assert plan.level_shares(1) == {1: 1.0}
+    assert plan.level_shares(3) == {1: 0.25, 2: 0.25, 3: 0.5}
+    assert QuestPlan(count=10).level_shares(3) == {3: 1.0}
 
 
 def test_an_unknown_hero_or_variant_is_not_found():
