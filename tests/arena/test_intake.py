@@ -18,7 +18,7 @@ import pytest
 from arena.formats import GeneratorSpec, QuestSpec
 from arena.gatekeepers import Policy
 from arena.intake import Arrival, Intake, RefusedArrival, ScanResult, accept_upload, safe_name
-from arena.intake.files import has_writer, release_lease, take_lease
+from arena.intake.files import Identity, has_writer, release_lease, take_lease
 from arena.intake.records import asks_again, guess_from_name, label
 from realm.errors import ConflictError, DiskFullError, RefusedError
 from realm.files import sha256_file
@@ -341,6 +341,24 @@ def test_a_file_put_in_the_place_of_one_that_was_taken_is_not_removed(make_house
     house.scan(1)
     assert [a.rows for a in house.arrivals] == [5, 9]
     assert house.inbox() == set()
+
+
+def test_what_a_crash_left_between_renaming_and_removing_is_finished(house: House) -> None:
+    ours, theirs = house.drop("x.jsonl"), house.drop("y.jsonl", rows(9))
+    ours.rename(ours.with_name(f".taken-{Identity.of(ours.stat()).token}"))
+    theirs.rename(theirs.with_name(".taken-1-2-3"))  # put in the place of another file, which had been taken
+    (house.paths.staging / "intake-in_1.raw").write_bytes(b"half")
+    assert [r.kind for r in house.scan()] == ["accepted"]
+    assert [(a.rows, a.name.startswith("recovered-")) for a in house.arrivals] == [(9, True)]
+    assert list(house.paths.inbox.iterdir()) == list(house.paths.staging.iterdir()) == []
+
+
+def test_an_upload_that_was_abandoned_is_cleared_away_after_an_hour(house: House) -> None:
+    for name, age_s in (("old", 7200), ("new", 60)):
+        part = house.drop(f".upload-{name}.part", b"half")
+        os.utime(part, (house.now - age_s,) * 2)
+    house.scan()
+    assert house.inbox() == {".upload-new.part"}
 
 
 # Once and again
