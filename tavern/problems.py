@@ -98,7 +98,7 @@ def unexpected(error: BaseException) -> Response:
     number = secrets.token_hex(6)
     log.error("unexpected error %s", number, exc_info=error)
     detail = f"Something went wrong that should not. It is in the Tavern's log as {number}."
-    return problem(500, "unexpected", detail, hint="`realm logs tavern` shows it.", error_id=number)
+    return problem(500, "unexpected", detail, hint="See logs/ in the realm's home.", error_id=number)
 
 
 def install(app: FastAPI) -> None:

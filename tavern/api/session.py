@@ -64,7 +64,9 @@ def login(tavern: TavernDep, request: Request, response: Response, body: LoginRe
     """A code works once and for a minute; `realm up` prints one where it is needed."""
     secret = tavern.credentials.open_session(body.code)
     if secret is None:
-        raise BadLaunchCodeError("This code was used already or is too old.", hint="`realm open` makes a new one.")
+        raise BadLaunchCodeError(
+            "This code was used already or is too old.", hint="`python -m tavern launch` prints a new one."
+        )
     response.set_cookie(
         request.app.state.cookie,
         secret,

@@ -120,6 +120,23 @@ def test_hostile_texts_in_every_id_and_query(owner: TestClient, world: World, pa
         assert response.status_code < 500, f"{path} {name}: {response.text}"
 
 
+PAGE_QUERIES = {
+    "/quests": ("priority", "before"),
+    "/vault": ("before",),
+    "/chronicle": ("show", "before"),
+    "/charts/loss": ("hero", "run", "window"),
+}
+
+
+def test_hostile_queries_to_pages(owner: TestClient, world: World) -> None:
+    for path, names in PAGE_QUERIES.items():
+        for name in names:
+            for payload in (*HOSTILE, *NUMBERS):
+                response = owner.get(path, params={name: payload.encode("utf-8", "replace").decode()[:1000]})
+                assert response.status_code < 500, f"{path} {name}: {response.text[:200]}"
+                assert "<script>alert" not in response.text
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_numbers_out_of_bounds(owner: TestClient, world: World, number: str) -> None:
     bounded = [field for field in query_fields(owner) if field[1] in ("limit", "cursor", "max_points", "after")]

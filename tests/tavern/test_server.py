@@ -24,7 +24,7 @@ from realm.errors import ConfigError, ConflictError
 from realm.settings import Settings, TavernSettings
 from realm.wiring import Realm
 from tavern.app import create_app
-from tavern.server import bind, check_exposure, launch_address, where
+from tavern.server import bind, check_exposure, where
 
 from .serving import SseClient, served, tavern_process
 
@@ -57,9 +57,13 @@ def test_it_says_where_it_is_serves_the_owner_and_ends_cleanly(home: Path) -> No
         assert told["address"] == f"http://127.0.0.1:{told['port']}/"
         assert ask(told["address"])["kind"] == "own-user"
         assert ask(told["address"], "readyz") == {"status": "ready"}
-        launch = launch_address(home_paths(home))
-        assert launch is not None
+        env = os.environ | {"REALM_HOME": str(home)}
+        launch = subprocess.check_output([sys.executable, "-m", "tavern", "launch"], env=env, text=True).strip()
         assert launch.startswith(f"{told['address']}login#")
+        body = json.dumps({"code": launch.partition("#")[2]}).encode()
+        headers = {"Content-Type": "application/json", "X-Realm": "1", "Origin": told["address"].rstrip("/")}
+        with urllib.request.urlopen(urllib.request.Request(told["address"] + "login", body, headers)) as entered:
+            assert f"realm_session_{told['port']}=" in entered.headers["Set-Cookie"]
         child.send_signal(signal.SIGTERM)
         assert child.wait(timeout=10) == 0
     assert where(home_paths(home)) is None
