@@ -228,7 +228,7 @@ def _queued(data: Data) -> str:
 
 
 def _by(data: Data) -> str:
-    return f"by {data['by']}" if data.get("by") else ""
+    return f"by {data['by']}" if data.get("by") not in (None, "", "ledger") else ""
 
 
 def _requeued(data: Data) -> str:
@@ -299,7 +299,7 @@ def _command(data: Data) -> str:
 
 
 def _held(data: Data) -> str:
-    return _join(str(data.get("reason") or ""), _by(data))
+    return " ".join(part for part in (str(data.get("reason") or ""), _by(data)) if part)
 
 
 def _named_text(data: Data) -> str:
@@ -349,7 +349,7 @@ EVENTS: dict[str, EventTerm] = {
     "queue_released": EventTerm("Queue released", "Queue released", "play", "moss", _by),
     "command_applied": EventTerm("Order carried out", "Command applied", "check", "muted", _command),
     "service_started": EventTerm("Service started", "Service started", "spider", "muted", _service),
-    "service_up": EventTerm("Service mended", "Service up", "spider", "moss", _service),
+    "service_up": EventTerm("Service stands ready", "Service up", "spider", "moss", _service),
     "service_down": EventTerm("Service down", "Service down", "spider", "rose", _service),
     "service_broken": EventTerm("Service will not stay up", "Service broken", "spider", "rose", _service),
     "model_missing": EventTerm("The base model is missing", "Base model missing", "warn", "rose", _with_reason),
@@ -357,7 +357,7 @@ EVENTS: dict[str, EventTerm] = {
     "file_quarantined": EventTerm("File set aside", "File quarantined", "warn", "rose", _with_reason),
 }
 # Kinds that the Chronicle leaves out unless asked: they repeat what other lines say.
-QUIET = ("run_phase", "command_applied", "job_arrived")
+QUIET = ("run_phase", "command_applied", "job_arrived", "service_started")
 # What the Chronicle's filter offers.
 GROUPS = {
     "quests": Term("Quests", "Jobs"),

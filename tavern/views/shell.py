@@ -158,7 +158,7 @@ def build_shell(
         step=numbers.whole(battle.get("step") if battle else _hero_step(hero)),
         pace=numbers.pace(battle.get("steps_per_s")),
         ends=numbers.span_range(battle.get("eta_s")) if state != "paused" else numbers.NONE,
-        clear=numbers.clock(now + clear_s) if clear_s else numbers.NONE,
+        clear=numbers.clock(now + clear_s) if clear_s and state != "paused" else numbers.NONE,
         gold=numbers.whole(gold),
         gold_source=f"{lore.TERMS['gold'].word(prefs.plain)}: {numbers.count(completed, 'completed job')} x 100",
     )
@@ -171,7 +171,7 @@ def build_shell(
         places=places,
         foot=foot,
         hud=hud,
-        notices=[_notice(notice) for notice in status["notices"]],
+        notices=[_notice(notice) for notice in status["notices"] if not _shown_already(notice, here, state)],
         words=words,
         form=form,
         hero_name=str(hero["name"]) if hero else "DIO",
@@ -199,6 +199,11 @@ def _hero_step(hero: dict[str, Any] | None) -> int | None:
         return None
     latest = hero.get("latest_checkpoint")
     return int(latest["step"]) if latest else None
+
+
+def _shown_already(notice: dict[str, Any], here: str, state: str) -> bool:
+    """The Tavern's hall says by itself that the queue is held, with the button to resume."""
+    return here == "tavern" and notice["code"] == "queue_held" and state in ("paused", "held")
 
 
 def _notice(notice: dict[str, Any]) -> Notice:

@@ -34,6 +34,8 @@ async function act(button) {
   const { key, command, post, patch, wait } = button.dataset;
   const entry = { wait, settles: () => false, timer: 0, name: button.textContent.trim() || button.title || command };
   pending.set(key, entry);
+  const menu = button.closest("details.more");
+  if (menu) { menu.open = false; $("summary", menu).focus(); }
   paint();
   try {
     if (command) {

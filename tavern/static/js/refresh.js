@@ -36,6 +36,8 @@ async function run() {
 
 document.addEventListener("visibilitychange", () => { if (!document.hidden && again) refreshSoon(0); });
 
+document.addEventListener("toggle", () => { if (again && !running) refreshSoon(); }, true);
+
 function put(fresh) {
   for (const region of $$("[data-region]")) {
     const next = fresh.getElementById(region.id);

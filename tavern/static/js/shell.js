@@ -49,7 +49,7 @@ function status(now) {
     set("ends", battle.state === "paused" ? "–" : spanRange(battle.eta_s));
   }
   const eta = Array.isArray(now.queue.eta_s) ? now.queue.eta_s[1] : now.queue.eta_s;
-  clearAt = eta ? new Date(Date.now() + eta * 1000) : null;
+  clearAt = eta && battle?.state !== "paused" ? new Date(Date.now() + eta * 1000) : null;
   set("clear", clearAt ? clock(clearAt) : "–");
   if (now.hero) set("gold", whole(now.hero.gold), { bump: true });
   if (signature(now) !== document.body.dataset.signature) refreshSoon();
