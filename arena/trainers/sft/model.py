@@ -101,7 +101,7 @@ class LanguageModel:
             and set(layer_types) == {"full_attention"}
             and config.attention in ("sdpa", "flash_attention_2")  # these are causal by a flag, others need the mask
         )
-        self._compiled = torch.compile(self.backbone) if config.compile else None
+        self._compiled = (self._compiled or torch.compile(self.backbone)) if config.compile else None
 
 
 def load_model(model_dir: Path, parent: Path | None, config: SftConfig, device: torch.device) -> LanguageModel:

@@ -442,6 +442,7 @@ def test_sixty_kills_at_random_change_nothing(tmp_path: Path, squire_dir: Path, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")  # of torch about itself, while its compiler loads
 def test_a_compiled_model_learns_the_same(tmp_path: Path, squire_dir: Path) -> None:
     plain = train(tmp_path / "plain", squire_dir, max_steps=3)
     WARM.clear()
