@@ -141,7 +141,7 @@ class CheckpointStore:
             rename_noreplace(folder, target)
         except BaseException as error:
             _remove_quietly(folder)
-            if _is_disk_full(error):
+            if is_disk_full(error):
                 needed = self.room_needed(expected_bytes)
                 raise DiskFullError(
                     f"The disk of {self.run_dir} is full: the checkpoint of step {step} was abandoned.",
@@ -273,7 +273,7 @@ def _remove_quietly(path: Path) -> None:
         remove_tree(path)
 
 
-def _is_disk_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Tell whether a save failed for want of room; safetensors reports it in words, not by number."""
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return True

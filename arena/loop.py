@@ -18,10 +18,8 @@ never meets the database. What it promises, and where that is held (tests/arena/
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import hashlib
-import os
 import platform
 import signal
 import sys
@@ -29,13 +27,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from arena.checkpoints import Checkpoint, CheckpointStore, FenceLostError, no_fault
+from arena.checkpoints import Checkpoint, CheckpointStore, FenceLostError, is_disk_full, no_fault
 from arena.jobs import JobFile
-from arena.rundir import ControlMessage, MetricsWriter, Outcome, RunDir, Verb, decode_record
+from arena.progress import MAX_ROLLBACKS, Progress
+from arena.requests import Control
+from arena.rundir import ControlMessage, MetricsWriter, Outcome, RunDir, Verb
 from arena.trainers import rng
 from arena.trainers.contract import Measured, RunContext, Score, StepResult, Trainer
 from realm.errors import CorruptFileError, DiskFullError, RealmError
@@ -43,19 +43,6 @@ from realm.files import durable_write_json, free_bytes, read_json
 
 STATE_FILE = "state.json"
 STATE_SCHEMA = 1
-NONFINITE_PATIENCE = 3
-"""So many batches that are not finite ..."""
-NONFINITE_WINDOW = 50
-"""... within so many batches mean that the weights are at fault, not the data."""
-MAX_ROLLBACKS = 3
-SPIKE_AFTER = 50
-"""Steps before a rise of the loss can be told from its ordinary course."""
-SPIKE_STEPS = 20
-"""So many high losses in a row are a spike that does not pass by itself."""
-SPIKE_NATS, SPIKE_DEVIATIONS = 0.5, 8.0
-"""High means above the running mean by the larger of the two."""
-LOSS_WINDOW = 50
-"""Steps over which a checkpoint's training loss is averaged."""
 
 
 class DivergedError(RealmError):
@@ -68,36 +55,6 @@ class OutOfMemoryError(RealmError):
     """Even the smallest micro-batch does not fit into memory."""
 
     code = "out_of_memory"
-
-
-@dataclass
-class Progress:
-    """Everything of the loop that a resumed run must know. Plain JSON values."""
-
-    step: int = 0
-    """Updates done in this run."""
-    cursor: int = 0
-    """Number of the next batch; ahead of `step` when batches were passed over."""
-    data_hash: str = ""
-    """Rolling hash of the samples behind all updates, in order."""
-    evaluated_at: int = -1
-    saved_at: int = -1
-    best: dict[str, Any] | None = None
-    """Score of the best checkpoint and its step: {name, value, higher_is_better, step, checkpoint}."""
-    recent_losses: list[float] = field(default_factory=list)
-    nonfinite: list[int] = field(default_factory=list)
-    """Cursors of recent batches that were not finite."""
-    skipped: list[list[int]] = field(default_factory=list)
-    """[first, behind last] cursors of data that was passed over."""
-    rollbacks: int = 0
-    loss_mean: float = 0.0
-    """Running mean and mean deviation of losses that were not high, and the step since when they are."""
-    loss_deviation: float = 0.0
-    high_since: int | None = None
-    samples: int = 0
-    tokens: int = 0
-    measured: list[dict[str, Any]] = field(default_factory=list)
-    """The latest measurements, as the identity card shows them."""
 
 
 @dataclass(frozen=True)
@@ -510,8 +467,7 @@ class TrainingLoop:
         """Pass over the batch; when it is one of several, roll back and pass over all data since the checkpoint."""
         progress = self.progress
         cursor = progress.cursor
-        progress.nonfinite = [c for c in progress.nonfinite if c > cursor - NONFINITE_WINDOW] + [cursor]
-        rolls_back = len(progress.nonfinite) >= NONFINITE_PATIENCE
+        rolls_back = progress.note_nonfinite()
         self._event(
             "nonfinite",
             loss=repr(result.loss),
@@ -520,8 +476,7 @@ class TrainingLoop:
             action="rolled back" if rolls_back else "batch skipped",
         )
         if not rolls_back:
-            _skip(progress.skipped, cursor, cursor + 1)
-            progress.cursor = cursor + 1
+            progress.skip_to(cursor + 1)
             return
         if progress.rollbacks >= MAX_ROLLBACKS:
             raise DivergedError(
@@ -533,16 +488,7 @@ class TrainingLoop:
     def _watch_for_a_spike(self, loss: float) -> None:
         """Roll back when the loss has risen far above its course and stays there; after three times let it be."""
         progress = self.progress
-        bound = progress.loss_mean + max(SPIKE_NATS, SPIKE_DEVIATIONS * progress.loss_deviation)
-        if progress.step <= SPIKE_AFTER or loss <= bound:
-            weight = max(0.02, 1 / max(1, progress.step))
-            progress.loss_deviation += weight * (abs(loss - progress.loss_mean) - progress.loss_deviation)
-            progress.loss_mean += weight * (loss - progress.loss_mean)
-            progress.high_since = None
-            return
-        if progress.high_since is None:
-            progress.high_since = progress.step
-        if progress.step - progress.high_since + 1 < SPIKE_STEPS:
+        if not progress.note_loss(loss):
             return
         since, rolls_back = progress.high_since, progress.rollbacks < MAX_ROLLBACKS
         self._event(
@@ -573,9 +519,8 @@ class TrainingLoop:
         progress.rollbacks = rollbacks
         progress.skipped = skipped
         progress.nonfinite = []
-        _skip(progress.skipped, progress.cursor, resume_at)
         first = progress.cursor
-        progress.cursor = max(resume_at, first)
+        progress.skip_to(resume_at)
         self._event(
             "rollback",
             checkpoint=checkpoint.name if checkpoint else None,
@@ -602,17 +547,7 @@ class TrainingLoop:
         self._step_mark = now
 
     def _advance(self, result: StepResult) -> None:
-        progress = self.progress
-        progress.step += 1
-        progress.cursor += 1
-        progress.data_hash = hashlib.blake2b(
-            bytes.fromhex(progress.data_hash) + result.samples, digest_size=16
-        ).hexdigest()
-        progress.samples += len(result.samples) // 8
-        progress.tokens += result.tokens
-        progress.recent_losses.append(result.loss)
-        if len(progress.recent_losses) > LOSS_WINDOW:
-            del progress.recent_losses[0]
+        self.progress.advance(result.samples, result.tokens, result.loss)
         self._lr = result.lr
 
     def _event(self, name: str, **fields: Any) -> None:
@@ -625,7 +560,7 @@ class TrainingLoop:
                 self.metrics.append(kind, **fields)
                 return
             except OSError as error:
-                if not _is_disk_full(error):
+                if not is_disk_full(error):
                     raise
                 if kind in ("phase", "event") or self.control.terminated:
                     return
@@ -669,7 +604,7 @@ class TrainingLoop:
                 self.run_dir.write_outcome(outcome)
                 return
             except OSError as error:
-                if not _is_disk_full(error) or self.control.terminated:
+                if not is_disk_full(error) or self.control.terminated:
                     raise
                 self.hooks.sleep(self.hooks.room_poll_s)
 
@@ -715,62 +650,6 @@ class TrainingLoop:
             gc.unfreeze()
 
 
-class Control:
-    """Requests from `control/`, each acted on once however often the process is restarted.
-
-    What was answered is in `metrics.jsonl`, so a restarted run knows it, and also whether it was paused.
-    """
-
-    def __init__(self, run_dir: RunDir, metrics: MetricsWriter) -> None:
-        self._run_dir = run_dir
-        self._metrics = metrics
-        self._seen_mtime_ns = -1
-        self.paused = False
-        self.terminated = False
-        self._answered: set[str] = set()
-        for record in _control_records(run_dir.metrics_path):
-            self._answered.add(str(record["id"]))
-            if record["verb"] in ("pause", "resume"):
-                self.paused = record["verb"] == "pause"
-            elif record["verb"] in ("stop", "skip"):
-                self.paused = False
-
-    def terminate(self, *_: object) -> None:
-        """The handler of SIGTERM."""
-        self.terminated = True
-
-    def look(self) -> list[ControlMessage]:
-        """Return requests not answered yet. Costs one stat when nothing changed."""
-        try:
-            mtime_ns = os.stat(self._run_dir.control_path).st_mtime_ns
-        except FileNotFoundError:
-            return []
-        if mtime_ns == self._seen_mtime_ns:
-            return []
-        # A second request within the clock's tick would not change the time again: look twice at young folders.
-        settled = time.time_ns() - mtime_ns > 50_000_000
-        found = [message for message in self._run_dir.control_messages() if message.id not in self._answered]
-        if settled:
-            self._seen_mtime_ns = mtime_ns
-        return found
-
-    def answer(self, message: ControlMessage, effect: str, *, step: int) -> None:
-        self._answered.add(message.id)
-        try:
-            self._metrics.append("control", id=message.id, verb=message.verb, effect=effect, step=step)
-        except OSError as error:
-            if not _is_disk_full(error):
-                raise
-
-
-def _control_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the control records of a metrics file; a long run has a hundred thousand others, which are not decoded."""
-    with open(path, "rb") as file:
-        for line in file:
-            if b'"kind":"control"' in line and (record := decode_record(line)) is not None:
-                yield record
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error means that memory ran out, on a GPU or on the host."""
     import torch
@@ -781,22 +660,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
-def _skip(ranges: list[list[int]], first: int, behind: int) -> None:
-    """Add [first, behind) to the ranges of skipped batches, joining neighbours."""
-    while ranges and ranges[-1][1] >= first:
-        first = min(first, ranges[-1][0])
-        behind = max(behind, ranges.pop()[1])
-    if behind > first:
-        ranges.append([first, behind])
-
-
 def _summary(record: dict[str, Any]) -> dict[str, Any]:
     """Return a measurement without its examples."""
     return {key: value for key, value in record.items() if key not in ("wrong", "by_tag")}
-
-
-def _is_disk_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 __all__ = ["STATE_FILE", "DivergedError", "Hooks", "OutOfMemoryError", "Progress", "TrainingLoop", "run_training"]
