@@ -8,7 +8,7 @@ set -euo pipefail
 
 ensure_env train,dev
 markers="not slow and not gpu and not modal and not needs_root and not postgres"
-if ! find_chromium >/dev/null; then
+if ! find_chromium; then
   say "No Chromium was found: the tests in a browser are left out."
   markers="$markers and not browser"
 fi

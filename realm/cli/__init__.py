@@ -105,6 +105,10 @@ def _dispatch(words: list[str]) -> int:
 
         print(__version__)
         return EXIT_OK
+    if words == ["status"]:  # asked every few seconds by scripts and prompts: it does without Typer's start-up
+        from realm.cli.status import status
+
+        return status()
     app = build_app(words[0] if words else None)
     result: Any = app(args=words or ["--help"], prog_name="realm", standalone_mode=False)
     return result if isinstance(result, int) else EXIT_OK

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from realm.cli import context
 from realm.cli.context import duration, number
+
+if TYPE_CHECKING:
+    import typer
 
 ASK_S = 1.0
 
@@ -16,12 +17,11 @@ def register(app: typer.Typer) -> None:
     app.command()(status)
 
 
-def status() -> None:
-    """Show how everything stands."""
+def status() -> int:
+    """Show how everything stands. Exit code 1 when there is an error to be seen to."""
     found = _fetch()
     context.show(found, describe(found))
-    if any(notice["level"] == "error" for notice in found["notices"]):
-        raise typer.Exit(1)
+    return 1 if any(notice["level"] == "error" for notice in found["notices"]) else 0
 
 
 def describe(found: dict[str, Any]) -> str:

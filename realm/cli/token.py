@@ -27,7 +27,9 @@ def create(
         None, "--days", min=1, max=3650, help="Expires after this many days (default: never)."
     ),
 ) -> None:
-    """Make a token. Its secret is shown this once."""
+    """Make a token. Its secret is shown this once. A home that is not there yet is made."""
+    if not context.current.server:
+        context.settings().paths.ensure()
     made = context.client().create_token(name, scope or ["read"], None if days is None else days * 86400)
     context.show(made, made["secret"])
     context.say(f"Token {made['id']} ({', '.join(made['scopes'])}). Keep the line above: it is not shown again.")
