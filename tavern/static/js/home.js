@@ -4,7 +4,6 @@ import { LossChart, Series } from "./chart.js";
 import { $, $$, bar, set } from "./dom.js";
 import { fixed, loss, pace, percent, rate, size, span, whole } from "./format.js";
 import { on } from "./live.js";
-import { afterRefresh } from "./refresh.js";
 
 const LEVEL = 1000;
 const series = new Series(JSON.parse($("#chart-data").textContent));
@@ -27,20 +26,23 @@ for (const button of $$("[data-window]")) {
   });
 }
 
-// Experience: what the ledger says, and the steps since it said so.
-let base = null;
-function takeBase() {
-  const hero = $("#r-hero");
-  base = hero.dataset.xp ? { xp: Number(hero.dataset.xp), step: Number(hero.dataset.runStep), run: $("#r-versus").dataset.run } : null;
+// Experience while a run goes on: what the hero had before it, which never changes, and the run's own steps. A status
+// can read the two a moment apart, so that they disagree by a step or two; what most of them say is right.
+const hadBefore = new Map(); // run → Map(experience before it → how often it was said)
+function learn(run, xp, runStep) {
+  if (!run || !Number.isFinite(xp)) return;
+  if (!hadBefore.has(run)) hadBefore.set(run, new Map());
+  const said = hadBefore.get(run);
+  said.set(xp - runStep, (said.get(xp - runStep) || 0) + 1);
 }
-takeBase();
-afterRefresh(takeBase);
+function before(run) {
+  const said = [...(hadBefore.get(run) || [])];
+  return said.length ? said.reduce((a, b) => (b[1] > a[1] ? b : a))[0] : null;
+}
+learn($("#r-versus").dataset.run, Number($("#r-hero").dataset.xp), Number($("#r-hero").dataset.runStep));
 
 let val = null;
-let seenXp = 0;
 function experience(xp, perSecond) {
-  if (xp < seenXp && seenXp - xp < 50) xp = seenXp; // the ledger lags the run by some steps: never count back for that
-  seenXp = xp;
   const into = xp % LEVEL;
   set("level", whole(Math.floor(xp / LEVEL)));
   set("xp", whole(into));
@@ -49,7 +51,9 @@ function experience(xp, perSecond) {
   set("next", perSecond ? `Next in ${span((LEVEL - into) / perSecond)}` : `${whole(LEVEL - into)} steps to the next`);
 }
 
+const steps = new Map(); // run → its newest step
 function step(message) {
+  steps.set(message.run_id, message.run_step);
   series.add(message.run_id, message.points, message.loss_smooth);
   chart.drawSoon();
   const smooth = message.loss_smooth;
@@ -67,15 +71,20 @@ function step(message) {
     set("left", whole(Math.max(0, most - message.run_step)));
     bar("left", Math.max(0, most - message.run_step) / most);
   }
-  if (base && base.run === message.run_id && message.run_step >= base.step) experience(base.xp + message.run_step - base.step, message.steps_per_s);
+  const had = before(message.run_id);
+  if (had !== null) experience(had + message.run_step, message.steps_per_s);
 }
 
 function status(now) {
   const { hero, battle, machine } = now;
   if (battle?.val_loss ?? hero?.val_loss) validation(battle?.val_loss ?? hero.val_loss);
   if (hero) {
-    base = { xp: hero.xp, step: battle?.run_step ?? 0, run: battle?.run_id ?? "" };
-    experience(hero.xp, battle && battle.state !== "paused" ? battle.steps_per_s : null);
+    if (battle) {
+      learn(battle.run_id, hero.xp, battle.run_step);
+      experience(before(battle.run_id) + Math.max(battle.run_step, steps.get(battle.run_id) || 0), battle.state === "paused" ? null : battle.steps_per_s);
+    } else {
+      experience(hero.xp, null);
+    }
     set("stat_acc", percent(hero.acc));
     if (hero.acc_total) set("acc_counts", `${whole(hero.acc_correct)}/${whole(hero.acc_total)}`);
     set("completed", `${whole(hero.completed)} x 100`);

@@ -175,7 +175,8 @@ let going = 0;
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") for (const menu of $$("details.more[open]")) { menu.open = false; $("summary", menu).focus(); }
   if (!shellData.keys || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-  if (event.target.closest("input, textarea, select, [contenteditable], dialog")) return;
+  const field = event.target.closest("input, textarea, select, [contenteditable]");
+  if ($("dialog[open]") || field?.checkVisibility()) return; // a field in a dialog that was just closed does not count
   if (Date.now() - going < 1500 && GO[event.key]) { location.href = GO[event.key]; return; }
   going = event.key === "g" ? Date.now() : 0;
   if (event.key === "n") { event.preventDefault(); $("#newquest").showModal(); }
