@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from hall import Grid, arenas, encode_png, walls
+from hall import Grid, arenas, encode_png, same_picture, walls
 
 STATIC = Path(__file__).resolve().parent.parent / "tavern" / "static"
 INK = "#17120f"
@@ -230,13 +230,18 @@ def bake() -> dict[Path, bytes]:
     return baked
 
 
+def _same(path: Path, content: bytes) -> bool:
+    known = path.read_bytes()
+    return same_picture(known, content) if path.suffix == ".png" else known == content
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a baked file is stale")
     check = parser.parse_args().check
     stale = []
     for path, content in bake().items():
-        if path.is_file() and path.read_bytes() == content:
+        if path.is_file() and _same(path, content):
             continue
         stale.append(str(path.relative_to(STATIC)))
         if not check:

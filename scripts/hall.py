@@ -404,6 +404,21 @@ def encode_png(grid: Grid) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+def same_picture(one: bytes, other: bytes) -> bool:
+    """Tell whether two PNGs hold the same pixels, whichever zlib packed them."""
+    return _unpacked(one) == _unpacked(other)
+
+
+def _unpacked(png: bytes) -> list[tuple[bytes, bytes]]:
+    found, at = [], 8
+    while at + 8 <= len(png):
+        (length,) = struct.unpack_from(">I", png, at)
+        kind, body = png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
+        found.append((kind, zlib.decompress(body) if kind == b"IDAT" else body))
+        at += 12 + length
+    return found
+
+
 def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
