@@ -29,6 +29,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from arena.checkpoints import Checkpoint, CheckpointStore, FenceLostError, is_disk_full, no_fault
@@ -639,9 +640,17 @@ class TrainingLoop:
 
     @contextlib.contextmanager
     def _process_prepared(self) -> Iterator[None]:
-        """SIGTERM means stop; the collector forgets the frozen objects again afterwards."""
+        """SIGTERM means stop, here and to whoever serves runs; the collector forgets the frozen objects afterwards."""
         in_main = threading.current_thread() is threading.main_thread()
-        previous = signal.signal(signal.SIGTERM, self.control.terminate) if in_main else None
+        previous = signal.getsignal(signal.SIGTERM)
+
+        def told(number: int, frame: FrameType | None) -> None:
+            self.control.terminate()
+            if callable(previous):
+                previous(number, frame)
+
+        if in_main:
+            signal.signal(signal.SIGTERM, told)
         try:
             yield
         finally:

@@ -38,6 +38,7 @@ from realm.weaver.address import tavern_port
 
 STOP_S = 45.0
 READY_S = 90.0
+REPEAT_S = 2.0
 Say = Callable[[str], None]
 
 
@@ -244,10 +245,11 @@ def _await_end(identity: ProcessIdentity, deadline: float) -> bool:
 
 def _end(identity: ProcessIdentity, name: str, deadline: float, say: Say, done: Stopped) -> None:
     say(f"Stopping {name} (pid {identity.pid}).")
-    identity.signal(signal.SIGTERM)
-    if _await_end(identity, deadline):
-        done.ended.append(name)
-        return
+    while time.monotonic() < deadline:
+        identity.signal(signal.SIGTERM)  # again and again: the first may have ended a battle and not the process
+        if _await_end(identity, min(deadline, time.monotonic() + REPEAT_S)):
+            done.ended.append(name)
+            return
     launch.kill(identity)
     _await_end(identity, time.monotonic() + 5)
     done.killed.append(name)

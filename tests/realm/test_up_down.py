@@ -21,6 +21,7 @@ from realm.paths import RealmPaths
 from realm.services import read_identity, read_services, weaver_identity
 from realm.settings import load_settings
 from realm.weaver.control import find_workers
+from vault.manifest import verify
 
 NAMES = ("tavern", "arena")
 
@@ -103,6 +104,31 @@ def test_the_realm_comes_up_survives_kills_and_goes_down(up: Path) -> None:
     nothing = command(up, "down")
     assert nothing.returncode == 0
     assert "Nothing was running" in nothing.stdout
+
+
+@pytest.mark.timeout(300)
+def test_going_down_in_the_middle_of_a_battle_saves_and_coming_up_goes_on(up: Path) -> None:
+    paths = RealmPaths(up)
+    assert command(up, "quest", "make", "bin", "--level", "1", "--count", "8000", "--seed", "1").returncode == 0
+
+    def battle() -> dict[str, Any]:
+        return json.loads(command(up, "--json", "status").stdout)["battle"] or {"run_step": 0}
+
+    until(lambda: battle()["run_step"] >= 3, 120.0)
+    stopped = command(up, "--json", "down")
+    assert stopped.returncode == 0, stopped.stderr
+    done = json.loads(stopped.stdout)
+    assert done["killed"] == []
+    assert done["seconds"] < 45
+    (checkpoint,) = paths.runs.glob("*/checkpoint-*")
+    saved = verify(checkpoint).card["run_step"]
+    assert saved >= 3
+
+    assert command(up, "up", "--port", "0").returncode == 0
+    until(lambda: battle()["run_step"] > saved, 120.0)
+    kinds = [event["kind"] for event in LocalClient(load_settings(up)).events(after=0, limit=200)]
+    assert kinds.count("job_started") >= 1
+    assert "job_failed" not in kinds
 
 
 def test_a_taken_port_is_told_before_anything_is_started(tmp_path: Path) -> None:
