@@ -20,7 +20,8 @@ from vault.store import Vault
 SMOOTHING = 0.9
 """Weight of the past in the running mean of the training loss (a half-life of 7 steps)."""
 POINTS = ("loss", "lr", "grad_norm", "step_s", "loss_tokens", "val_loss")
-EVENTS = ("nonfinite", "rollback", "out_of_memory", "disk_full", "disk_room", "resumed", "checkpoint_quarantined")
+EVENTS = ("nonfinite", "loss_spike", "rollback", "out_of_memory", "disk_full", "disk_has_room", "resumed")
+"""What a trainer tells that people should read; checkpoints that it set aside or rotated are seen on the disk."""
 
 
 class RunIngest:
@@ -90,7 +91,8 @@ class RunIngest:
             plain = {k: v for k, v in record.items() if k not in ("seq", "kind", "t", "name", "step", "crc")}
             hero_step = self._run.hero_step_start + step
             story = {"hero": self._run.hero_id, "step": hero_step, "run_step": step, "job_id": self._run.job_id}
-            self._vault.ledger.note(self._run.id, str(record["name"]), story | plain)
+            kind = "run_resumed_after_crash" if record["name"] == "resumed" else str(record["name"])
+            self._vault.ledger.note(self._run.id, kind, story | plain)
 
     def _add_points(self, record: dict[str, Any], step: int) -> None:
         for name in POINTS:

@@ -73,7 +73,6 @@ class Preparation:
             name=job.name,
             hero=hero.id,
             trainer=job.trainer,
-            seed=int(config.get("seed", 0)),
             hero_step_start=run.hero_step_start,
             model_dir=str(self._paths.home / hero.model_dir),
             parent_checkpoint=None if parent is None else str(parent),

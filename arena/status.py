@@ -214,7 +214,7 @@ def _notices(
         if service["state"] == "broken":
             words = f"{service['name']} keeps falling down: {service['detail'] or 'no message'}"
             notices.append(_notice("error", "service_broken", words, "It is tried again; see `realm doctor`."))
-    waiting_for_room = list(vault.events.list(kinds=("disk_full", "disk_room"), limit=1, newest_first=True))
+    waiting_for_room = list(vault.events.list(kinds=("disk_full", "disk_has_room"), limit=1, newest_first=True))
     if waiting_for_room and waiting_for_room[0].kind == "disk_full" and vault.jobs.processing():
         needed = waiting_for_room[0].data.get("needed")
         room = f"{int(needed) >> 20} MiB are needed" if needed else "room is needed"

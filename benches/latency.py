@@ -1,6 +1,6 @@
 """How long a person waits: from the file's arrival to the first optimizer step, and between two quests of a queue.
 
-    python benches/latency.py
+    python -m benches.latency
 
 Arrival: a file of 2,000 rows is moved into the inbox of an idle arena whose worker is warm; measured to the time of the
 run's first step record. Queue: 20 files of 64 rows dropped at once; measured from the last step of one run to the
@@ -9,10 +9,11 @@ first step of the next, final save and ledger included.
 
 from __future__ import annotations
 
+import itertools
 import json
 
+from benches.rig import Arena, arena, spread
 from guild.quests import make_quest_rows
-from rig import Arena, arena, spread
 
 ARRIVALS = 7
 QUEUE = 20
@@ -52,7 +53,7 @@ def queue(running: Arena) -> list[float]:
     running.wait_done(done + QUEUE, 300)
     runs = sorted(running.realm.vault.ledger.runs(limit=QUEUE).items, key=lambda run: run.seq)
     steps = [running.records(run.id, "step") for run in runs]
-    return [after[0]["t"] - before[-1]["t"] for before, after in zip(steps, steps[1:], strict=False)]
+    return [after[0]["t"] - before[-1]["t"] for before, after in itertools.pairwise(steps)]
 
 
 def main() -> None:

@@ -32,13 +32,13 @@ class Arena:
         self.home = home
         self.realm = Realm(load_settings(home))
         self.realm.paths.ensure()
-        log = open(home / "arena.log", "ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "realm", "arena"],
-            env=os.environ | {"REALM_HOME": str(home)},
-            stdout=log,
-            stderr=log,
-        )
+        with open(home / "arena.log", "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "realm", "arena"],
+                env=os.environ | {"REALM_HOME": str(home)},
+                stdout=log,
+                stderr=log,
+            )
 
     def drop(self, name: str, data: bytes) -> float:
         """Put a whole file into the inbox as `mv` would; return the Unix time at which it lay there."""
@@ -74,15 +74,17 @@ class Arena:
 
 
 @contextmanager
-def arena() -> Iterator[Arena]:
-    """An arena in a temporary home, stopped and removed afterwards."""
-    home = Path(tempfile.mkdtemp(prefix="realm-bench-"))
+def arena(home: Path | None = None) -> Iterator[Arena]:
+    """An arena in `home`, or in a temporary one that is removed afterwards."""
+    own = home is None
+    home = home or Path(tempfile.mkdtemp(prefix="realm-bench-"))
     running = Arena(home)
     try:
         yield running
     finally:
         running.stop()
-        shutil.rmtree(home, ignore_errors=True)
+        if own:
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def spread(values: list[float]) -> str:

@@ -224,11 +224,12 @@ class Realm:
         return [get_trainer(skill.id) for skill in list_skills()]
 
     def _generate(self, wish: GeneratorSpec) -> list[dict[str, Any]]:
-        """Make the rows that a quest file asks a skill for."""
+        """Make the rows that a quest file asks a skill for, in the shares of tags and levels that suit the hero."""
         from guild.quests import make_quest_rows
 
         seed = wish.seed if wish.seed is not None else secrets.randbits(32)
-        return list(make_quest_rows(wish.skill, wish.level, wish.count, seed))
+        plan = self.hero_variant()[1].quest
+        return list(make_quest_rows(wish.skill, plan.level_shares(wish.level), wish.count, seed, mix=plan.mix))
 
     def evaluation_sets(self, job: Job) -> list[EvaluationRows]:
         """Return the problems on which a job's run is measured; none for a job without a skill."""

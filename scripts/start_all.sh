@@ -30,7 +30,7 @@ home=$("$PYTHON" -m realm ${home_option[@]+"${home_option[@]}"} --json config sh
   "$PYTHON" -c 'import json, sys; print(next(e["value"] for e in json.load(sys.stdin) if e["key"] == "home"))')
 quest=$home/first-quest.jsonl
 if [ ! -e "$quest" ]; then
-  "$PYTHON" -m realm --home "$home" quest make bin --level 1 --seed 1 --out "$quest" >/dev/null
+  "$PYTHON" -m realm --home "$home" quest make bin --level 1 --count 8400 --seed 1 --out "$quest" >/dev/null
 fi
 cat <<EOF
 

@@ -24,10 +24,10 @@ import math
 import random
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from arena.squire import SquireSize, new_model, train_tokenizer
-from benches.learning import encode, predict
 from guild.corpus import as_chat, plain_sentences
 from guild.skills import get_skill
 from guild.skills.bin.answers import answer
@@ -123,6 +123,23 @@ def examine(model: Any, tokenizer: Any, level: int, held_out: bool, style: str) 
 def chat(problem: Problem, style: str) -> list[dict[str, str]]:
     question, reply = turn(problem, style)
     return [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+
+
+def encode(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+    """Return the tokens of a chat and, for each, whether the template marks it as the assistant's."""
+    out = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
+    return out["input_ids"], out["assistant_masks"]
+
+
+def predict(model: Any, examples: Sequence[tuple[list[int], list[int]]]) -> tuple[Any, Any, Any]:
+    """Return logits and targets at the assistant's tokens, and where those are (batch, position)."""
+    import torch
+
+    width = max(len(ids) for ids, _ in examples)
+    ids = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens, _ in examples])
+    mask = torch.tensor([marks + [0] * (width - len(marks)) for _, marks in examples])[:, 1:].bool()
+    hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
+    return model.lm_head(hidden[mask]), ids[:, 1:][mask], mask
 
 
 def main() -> None:

@@ -56,13 +56,14 @@ def make(
         context.show(facts, f"Would make {name}: {count:,} rows of {skill}, level {level}.")
         return
     shares = parse_mix(mix) or plan["mix"]
+    levels = plan["shares"] or level
     if out:
-        made = make_quest(skill, level, count, seed, Path(out).resolve(), mix=shares)
+        made = make_quest(skill, levels, count, seed, Path(out).resolve(), mix=shares)
         context.show({**facts, "path": str(made.path), "sha256": made.sha256}, f"{made.path}: {made.rows:,} rows")
         return
     client = context.client()
     with tempfile.TemporaryDirectory() as folder:
-        made = make_quest(skill, level, count, seed, Path(folder) / name, mix=shares)
+        made = make_quest(skill, levels, count, seed, Path(folder) / name, mix=shares)
         handed = client.submit(made.path, name, priority)
     _handed_in(client, handed, f"{name}: {made.rows:,} rows of {skill}, level {level}", follow)
 
@@ -161,7 +162,7 @@ def _plan(skill: str, level: int | None, count: int | None) -> dict[str, Any]:
     """Fill in what was not said: the level to train next, and the rows that suit the hero."""
     from realm.cli.local import LocalClient
 
-    plan: dict[str, Any] = {"level": level, "count": count, "mix": None}
+    plan: dict[str, Any] = {"level": level, "count": count, "mix": None, "shares": None}
     if context.current.server:
         plan["level"] = level or _next_level(context.client(), skill)
         plan["count"] = count or 2000
@@ -172,6 +173,7 @@ def _plan(skill: str, level: int | None, count: int | None) -> dict[str, Any]:
     plan["mix"] = variant.quest.mix
     plan["count"] = count or variant.quest.count
     plan["level"] = level or _next_level(client, skill)
+    plan["shares"] = variant.quest.level_shares(plan["level"])
     return plan
 
 
