@@ -33,5 +33,5 @@ run "$bin/pg_ctl" -D "$base/data" -w -l "$base/server.log" -o "-c listen_address
   die "The server did not start: $(tail -n 1 "$base/server.log")"
 run "$bin/createdb" -h "$base" -U realm realm || die "The database could not be made."
 chmod 755 "$base"
-export REALM_TEST_POSTGRES_URL="postgresql+psycopg://realm@/realm?host=$base"
+export TEST_POSTGRES_URL="postgresql+psycopg://realm@/realm?host=$base"
 "$PYTHON" -m pytest -m postgres "$@"
