@@ -75,11 +75,27 @@ def test_a_dropped_file_is_fought_before_ones_eyes(living: str, visiting: Visiti
     assert number(page, "xp_total") > xp
     expect(page.locator("[data-v=stat_atk]")).to_have_text(f"{hero['atk']:.2f}")
     page.locator("#chart-table summary").click()
-    assert page.locator("#chart-table tbody tr").count() > 5
+    expect(page.locator("#chart-table tbody tr").nth(5)).to_be_visible()
     job = next(job for job in httpx.get(f"{living}api/v1/jobs").json()["items"] if job["name"] == name)
     page.goto(f"{living}quests/{job['id']}")
     expect(page.locator("#r-tokens .on").first).to_contain_text("0 1 2 3 4 5")
     expect(page.locator("#r-tokens .off").first).to_contain_text("Count from 0")
+    visit.check()
+
+
+def test_a_quest_is_made_by_the_guild(living: str, visiting: Visiting) -> None:
+    visit = visiting(living)
+    page = visit.open()
+    expect(page.locator("#link")).to_contain_text("Live")
+    page.keyboard.press("n")
+    page.locator("[data-tab=make]").click()
+    page.locator("#makeform [name=count]").fill("60")
+    page.locator("#makeform .pri").click()
+    expect(page.locator("#checked")).to_contain_text("is on the board", timeout=PATIENCE_MS)
+    expect(page.locator("#checked .rowbox").first).to_contain_text("Compute")
+    page.keyboard.press("Escape")
+    expect(page.locator("#r-hero")).to_contain_text("Held out", timeout=PATIENCE_MS)
+    expect(page.locator("#r-hero")).to_contain_text("Known")
     visit.check()
 
 
