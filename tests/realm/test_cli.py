@@ -144,7 +144,8 @@ def test_a_made_quest_lies_in_the_inbox(run: Run, realm: Realm) -> None:
     assert made.name == "bin-L2-30-5.jsonl"
     rows = [json.loads(line) for line in made.read_text().splitlines()]
     assert len(rows) == 30
-    assert {row["metadata"]["level"] for row in rows} == {2}
+    levels = {row["metadata"]["level"] for row in rows}
+    assert max(levels) == 2  # lower ones come along as a review, where the hero's recipe says so
 
 
 def test_the_level_to_train_next_is_the_default(run: Run, realm: Realm, submit: Submit) -> None:
