@@ -6,16 +6,11 @@ the guild meets mechanism of the arena only here, as callables.
 
 from __future__ import annotations
 
-import secrets
-import subprocess
-import sys
-import time
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realm.errors import ConfigError, NotFoundError
+from realm.errors import NotFoundError
 from realm.hosts import HostRegistry
 from realm.paths import RealmPaths
 from realm.services import Service, identity_file, read_services
@@ -23,14 +18,10 @@ from realm.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from arena.daemon import Daemon
-    from arena.formats import Row
-    from arena.formats.quests import GeneratorSpec, QuestSpec
-    from arena.gatekeepers import Policy
-    from arena.intake import Arrival, Intake, RefusedArrival
+    from arena.intake import Intake
     from arena.machine import Machine
     from arena.prepare import EvaluationRows
     from guild.heroes import HeroRecipe, Variant
-    from guild.skills.contract import SkillGenerator
     from realm.sentinels import Sentinels
     from realm.watchtower import Watchtower
     from vault.records import Hero, Job
@@ -131,105 +122,18 @@ class Realm:
     @cached_property
     def intake(self) -> Intake:
         from arena.intake import Intake
+        from realm.reception import Reception
 
+        rules = Reception(self)
         return Intake(
             self.paths,
             self.settings.arena,
-            self._accept,
+            rules.accept,
             hero=self.settings.hero,
-            refused=self._refuse,
-            policy=self._policy,
-            generate=self._generate,
+            refused=rules.refuse,
+            policy=rules.policy,
+            generate=rules.generate,
         )
-
-    def _accept(self, arrival: Arrival) -> Job:
-        """Enter a file that was let in as a job: the commit point of its arrival. Raises ConfigError."""
-        from vault.records import NewJob
-
-        hero = self.ensure_hero(arrival.hero)
-        spec = arrival.spec
-        trainer = spec.trainer if spec is not None else hero.trainer
-        overrides = dict(spec.config) if spec is not None else {}
-        data = {"sha256": arrival.object_sha256, "canonical_sha256": arrival.canonical_sha256, "rows": arrival.rows}
-        data |= {"format": arrival.format, "name": arrival.name, "size": arrival.size}
-        new = NewJob(
-            hero_id=hero.id,
-            trainer=trainer,
-            name=arrival.name,
-            idem_key=arrival.idem_key,
-            source=arrival.source,
-            priority=arrival.priority,
-            data=[data],
-            config=overrides,
-            report=arrival.report.to_dict(),
-            skill=arrival.skill,
-            level=arrival.level,
-            rows=arrival.rows,
-            planned_steps=self._planned_steps(trainer, {**hero.config, **overrides}, arrival.rows),
-        )
-        return self.vault.jobs.submit(new)[0]
-
-    def _refuse(self, refusal: RefusedArrival) -> Job:
-        """Enter a file that was turned down, with its report, so that people find it on the board."""
-        from vault.records import NewJob
-
-        hero = self.ensure_hero()
-        new = NewJob(
-            hero_id=hero.id,
-            trainer=hero.trainer,
-            name=refusal.name,
-            idem_key=refusal.idem_key,
-            source=refusal.source,
-            priority=refusal.priority,
-            report=refusal.report.to_dict() if refusal.report else None,
-            skill=refusal.skill,
-            level=refusal.level,
-        )
-        reason = {"code": refusal.code, "message": refusal.message, "hint": refusal.hint}
-        return self.vault.jobs.submit(new, state="refused", reason=reason)[0]
-
-    def _planned_steps(self, trainer: str, config: dict[str, Any], rows: int) -> int | None:
-        """Return how many steps a job will take where that is known before it runs. Raises ConfigError."""
-        if trainer not in self.trainers:
-            known = ", ".join(sorted(self.trainers))
-            raise ConfigError(f"There is no trainer {trainer!r}.", hint=f"Known trainers: {known}.", key="trainer")
-        if trainer != "sft":
-            return None
-        from arena.trainers.sft.config import parse_config
-
-        recipe = parse_config(config)
-        if recipe.max_steps is not None:
-            return recipe.max_steps
-        if recipe.batch_tokens is not None:
-            return None
-        trained = rows - round(rows * recipe.validation_fraction)
-        return max(1, round(recipe.epochs * -(-trained // recipe.batch_size)))
-
-    def _policy(self, spec: QuestSpec | None) -> Policy:
-        """Return how strictly a file is looked at: the settings' depth, and every skill's held-out problems."""
-        return replace(self.intake.default_policy(spec), row_checks=(self._held_out,))
-
-    def _held_out(self, row: Row) -> str | None:
-        """Return why a row must not be trained on: it is, or equals, a problem that evaluations use."""
-        for generator in self._skill_generators:
-            for message in row.get("messages", ()):
-                if generator.is_held_out(str(message.get("content", ""))):
-                    return "it is an evaluation problem or its equal"
-        return None
-
-    @cached_property
-    def _skill_generators(self) -> list[SkillGenerator]:
-        from guild.skills import get_trainer, list_skills
-
-        return [get_trainer(skill.id) for skill in list_skills()]
-
-    def _generate(self, wish: GeneratorSpec) -> list[dict[str, Any]]:
-        """Make the rows that a quest file asks a skill for, in the shares of tags and levels that suit the hero."""
-        from guild.quests import make_quest_rows
-
-        seed = wish.seed if wish.seed is not None else secrets.randbits(32)
-        plan = self.hero_variant()[1].quest
-        return list(make_quest_rows(wish.skill, plan.level_shares(wish.level), wish.count, seed, mix=plan.mix))
 
     def evaluation_sets(self, job: Job) -> list[EvaluationRows]:
         """Return the problems on which a job's run is measured; none for a job without a skill."""
@@ -249,6 +153,7 @@ class Realm:
         from arena.daemon import Daemon
         from arena.executors.local import LocalExecutor
         from arena.prepare import Preparation
+        from realm.forge import ModelForge
 
         hero = self.ensure_hero()
         executor = LocalExecutor(self.paths.control / "workers" / "local-0", self.paths.home, self.settings.arena)
@@ -268,42 +173,6 @@ class Realm:
     def close(self) -> None:
         if "vault" in self.__dict__:
             self.vault.close()
-
-
-class ModelForge:
-    """Sees to it that a hero's base model is there: a squire is built in a process of its own."""
-
-    RETRY_S = 30.0
-
-    def __init__(self, realm: Realm, hero: Hero) -> None:
-        self._folder = realm.paths.home / hero.model_dir
-        self._log = realm.paths.logs / "forge.log"
-        self._realm = realm
-        self._hero = hero
-        self._child: subprocess.Popen[bytes] | None = None
-        self._retry_at = 0.0
-
-    def ready(self) -> bool:
-        """Tell whether the model is there; start building it when it is not. Returns at once."""
-        if (self._folder / "config.json").is_file():
-            return True
-        if self._child is not None and self._child.poll() is None:
-            return False
-        if time.monotonic() >= self._retry_at:
-            self._retry_at = time.monotonic() + self.RETRY_S
-            self._start()
-        return False
-
-    def _start(self) -> None:
-        _, variant = self._realm.hero_variant(self._hero.id)
-        if variant.model.kind != "squire" or variant.model.name != self._hero.model:
-            story = {"hero": self._hero.id, "model": self._hero.model, "folder": str(self._hero.model_dir)}
-            self._realm.vault.events.record("model_missing", self._hero.id, story)
-            return
-        command = [sys.executable, "-P", "-m", "realm.forge", str(self._folder)]
-        command += ["--size", variant.model.size, "--seed", str(variant.model.seed)]
-        with open(self._log, "ab") as log:
-            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
 def build_realm(settings: Settings | None = None) -> Realm:
