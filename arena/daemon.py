@@ -186,10 +186,18 @@ class Daemon:
         """The intake's thread."""
         while self._intake is not None and not stop.wait(2 * TICK_S):
             try:
-                self._intake.scan(self._clock())
+                for result in self._intake.scan(self._clock()):
+                    self._tell(result)
             except Exception:  # the files are still in the inbox: the next look takes them
                 traceback.print_exc()
                 stop.wait(1.0)
+
+    def _tell(self, result: Any) -> None:
+        """Say what became of a file that is neither a job nor refused: those two tell of themselves."""
+        kinds = {"duplicate": "file_known", "waiting": "file_waits", "ignored": "file_left", "error": "file_waits"}
+        if result.kind in kinds:
+            story = {"name": result.name, "text": f"{result.message} {result.hint}".strip(), "code": result.code}
+            self.vault.events.record(kinds[result.kind], "inbox", story)
 
     def _warm_up(self) -> None:
         warm_up = getattr(self.executor, "warm_up", None)

@@ -355,6 +355,9 @@ EVENTS: dict[str, EventTerm] = {
     "service_broken": EventTerm("Service will not stay up", "Service broken", "spider", "rose", _service),
     "model_missing": EventTerm("The base model is missing", "Base model missing", "warn", "rose", _with_reason),
     "view_restored": EventTerm("File put back", "File put back", "move", "muted", _named_text),
+    "file_known": EventTerm("Fought before", "File known", "check", "muted", _named_text),
+    "file_waits": EventTerm("A file waits at the door", "File waits", "warn", "sky", _named_text),
+    "file_left": EventTerm("Left at the door", "File left alone", "warn", "muted", _named_text),
     "file_quarantined": EventTerm("File set aside", "File quarantined", "warn", "rose", _with_reason),
 }
 # Kinds that the Chronicle leaves out unless asked: they repeat what other lines say.

@@ -295,3 +295,22 @@ def test_the_view_follows_the_ledger(daemon, vault, executor, paths, clock) -> N
     daemon.run_once()
     view.reconcile()
     assert [path.name for path in paths.recently_completed.iterdir()] == [f"a b.jsonl--{job.id}.json"]
+
+
+def test_what_became_of_a_file_that_is_no_job_is_told(daemon: Daemon, vault: Vault, settings: Settings) -> None:
+    from arena.intake import IntakeResult
+
+    stop = threading.Event()
+
+    class Once:
+        def scan(self, now: float) -> list[IntakeResult]:
+            stop.set()
+            return [
+                IntakeResult("duplicate", "a.jsonl", "a.jsonl was taken before.", "Name it a.again.jsonl."),
+                IntakeResult("accepted", "b.jsonl", "fine"),
+            ]
+
+    teller = Daemon(settings, vault, daemon.executor, intake=Once())
+    teller._take_in(stop)
+    told = vault.events.list(kinds=["file_known"])
+    assert [event.data["text"] for event in told] == ["a.jsonl was taken before. Name it a.again.jsonl."]

@@ -20,7 +20,7 @@ def test_the_legal_stages_are_found_by_their_external_ids() -> None:
 def test_everything_that_one_stands_on_lies_inside_the_blast_zones(stage: Stage) -> None:
     assert stage.blast.holds(-stage.ground, 0.0) and stage.blast.holds(stage.ground, 0.0)
     for platform in stage.platforms:
-        assert platform.left < platform.right and 0 < platform.y
+        assert platform.left < platform.right and platform.y > 0
         assert stage.blast.holds(platform.left, platform.y) and stage.blast.holds(platform.right, platform.y)
     assert not stage.blast.holds(stage.blast.right + 1, 0.0) and not stage.blast.holds(0.0, stage.blast.bottom - 1)
 
