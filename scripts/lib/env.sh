@@ -67,19 +67,16 @@ check_room() {
 install_packages() {
   local extras=$1 pin
   say "Installing packages (a few minutes the first time)."
-  if [[ ",$extras," == *,train,* ]] && ! has_nvidia; then
-    # Without an NVIDIA device the processor build of torch saves a download of several gigabytes. Where its index
-    # cannot be reached, the step below takes torch from the usual one.
+  if [[ ",$extras," == *,train,* ]] && [ -n "${TORCH_INDEX_URL:-}" ]; then
+    # A package index that holds the build of torch that suits this machine, for example the one without CUDA.
     pin=$(grep '^torch==' constraints.txt)
-    "$PYTHON" -m pip install --quiet --no-deps --retries 0 --timeout 20 \
-      --index-url https://download.pytorch.org/whl/cpu "$pin" 2>/dev/null || true
+    "$PYTHON" -m pip install --quiet --no-deps --index-url "$TORCH_INDEX_URL" "$pin" ||
+      die "torch could not be installed from TORCH_INDEX_URL."
   fi
   # A plain path entry in place of an import hook: every process of ours starts some 20 ms sooner.
   "$PYTHON" -m pip install -c constraints.txt --config-settings editable_mode=compat -e ".[$extras]" | grep -v '^Requirement already satisfied' >&2 ||
     [ "${PIPESTATUS[0]}" -eq 0 ] ||
     die "The packages could not be installed: the lines above say why. It is safe to run this again."
 }
-
-has_nvidia() { [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null 2>&1; }
 
 find_chromium() { [ -x /usr/bin/chromium ]; }
