@@ -22,6 +22,7 @@ from tavern.api.commands import IdempotencyKey, keyed_id
 from tavern.api.models import Job, JobChange, JobSpec, PageOf, Preview, PriorityName, Report, StateName, Upload
 from tavern.bounds import Cursor, Limit, PathId
 from tavern.context import CallerDep, TavernDep
+from tavern.previews import token_preview
 from tavern.uploads import job_of, plain_name
 from vault import records
 
@@ -121,10 +122,10 @@ def get_report(tavern: TavernDep, job_id: PathId) -> Any:
 
 @api.get("/jobs/{job_id}/preview", response_model=Preview, summary="Rows as the model will see them")
 def get_preview(tavern: TavernDep, job_id: PathId) -> Any:
-    preview = _report(tavern.vault.jobs.get(job_id)).get("preview")
-    if preview is None:
-        raise NotFoundError("This job has no preview.", code="preview_not_found")
-    return {"job_id": job_id, "preview": preview}
+    """The first examples by the hero's own tokenizer; 409 while the hero has none."""
+    job = tavern.vault.jobs.get(job_id)
+    hero = tavern.vault.ledger.hero(job.hero_id)
+    return {"job_id": job_id, "preview": token_preview(job, hero, tavern.paths.home)}
 
 
 def _report(job: records.Job) -> dict[str, Any]:

@@ -111,10 +111,10 @@ class Report(Answer):
 
 
 class Preview(Answer):
-    """Some rows of a job as the model will see them: each token, and whether it is trained."""
+    """The first rows of a job as the model will see them, in stretches of text: (text, whether it is trained)."""
 
     job_id: str
-    preview: list[Any] | dict[str, Any]
+    preview: list[list[tuple[str, bool]]]
 
 
 class Run(Answer):

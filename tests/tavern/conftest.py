@@ -114,7 +114,7 @@ def world(realm: Realm) -> World:
         "dio", name="DIO", trainer="sft", model="squire", model_dir="/secret/models/squire", config={}
     )
     jobs = [
-        vault.jobs.submit(NewJob("dio", "sft", name, key, report={"rows": 3, "preview": [["a", True]]}, rows=3))[0]
+        vault.jobs.submit(NewJob("dio", "sft", name, key, report={"rows": 3}, rows=3))[0]
         for name, key in (("failed.jsonl", "k1"), ("running.jsonl", "k2"), ("waiting.jsonl", "k3"))
     ]
     now = time.time()
