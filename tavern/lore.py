@@ -263,6 +263,12 @@ def _evaluation(data: Data) -> str:
 
 
 SPLITS = {"known": "known", "heldout": "held out"}
+CONTRASTS = {"direct": "Direct answers"}
+
+
+def contrast(tag: str) -> str:
+    """Say what a set beside the level's own shows."""
+    return CONTRASTS.get(tag, tag.replace("_", " ").replace("-", " ").capitalize())
 
 
 def _level(data: Data) -> str:

@@ -24,7 +24,15 @@ def fixed(value: float | None, decimals: int) -> str:
 
 
 def loss(value: float | None) -> str:
-    return fixed(value, 3)
+    """0.41237 → "0.412"; what would read as nothing is written out: 0.00008 → "8.0e-5"."""
+    return rate(value) if value is not None and 0 < abs(value) < 0.0005 else fixed(value, 3)
+
+
+def stat(value: float | None) -> str:
+    """One over a loss: 18.718 → "18.72"; 12454.4 → "12,454"; from a million on "1.2e6"."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return rate(value) if value >= 1e6 else fixed(value, 2 if value < 1000 else 0)
 
 
 def percent(share: float | None, decimals: int = 1) -> str:

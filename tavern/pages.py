@@ -7,6 +7,7 @@ type lets markup through (tests/tavern/test_pages.py).
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import Counter
@@ -19,11 +20,13 @@ from fastapi import APIRouter, Depends, Query, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from guild.curriculum import EVALUATIONS_TO_ADVANCE
 from guild.skills.registry import list_skills
 from realm.errors import NotFoundError, RealmError
 from tavern import lore
 from tavern.assets import Assets
 from tavern.bounds import PathId
+from tavern.colours import skill_sheet
 from tavern.context import Tavern, TavernDep
 from tavern.previews import token_preview
 from tavern.views.charts import hero_chart, run_chart
@@ -33,6 +36,7 @@ from tavern.views.other import ErrorPage, build_chronicle, build_settings
 from tavern.views.quests import build_quest, build_quests
 from tavern.views.records import build_run, build_vault
 from tavern.views.shell import Preferences, QuestForm, SkillChoice, build_shell
+from tavern.views.skills import build_skills, history_of, level_to_train
 from vault.records import PRIORITIES, Hero, Job, Run
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -62,8 +66,12 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     assets = static_assets()
-    found.globals |= {"asset": assets.url, "sprite_sizes": assets.sprites}
+    found.globals |= {"asset": assets.url, "sprite_sizes": assets.sprites, "skill_sheet": _sheet_address()}
     return found
+
+
+def _sheet_address() -> str:
+    return f"/skills.css?v={hashlib.sha256(skill_sheet().encode()).hexdigest()[:12]}"
 
 
 class Pages:
@@ -76,10 +84,23 @@ class Pages:
         self.status = tavern.status()
 
     def render(self, template: str, page: Any, *, here: str, title: str, code: int = 200) -> HTMLResponse:
-        form = QuestForm(_skills(self.status), f"{self.tavern.settings.tavern.upload_limit_mib:,} MiB")
+        form = QuestForm(self._skill_choices(), f"{self.tavern.settings.tavern.upload_limit_mib:,} MiB")
         shell = build_shell(self.status, self.prefs, here=here, title=title, form=form, seq=self.seq, now=time.time())
         text = environment().get_template(template).render(shell=shell, page=page)
         return HTMLResponse(text, code, {"Cache-Control": "no-store", "Vary": "Cookie"})
+
+    def _skill_choices(self) -> list[SkillChoice]:
+        """Skills that can make a job of their own, with the level to train next as the one suggested."""
+        return [
+            SkillChoice(
+                skill.id,
+                f"{skill.rpg_name} ({skill.display.short_name})",
+                skill.max_level,
+                level_to_train(skill, history_of(skill.id, self.skills(), self.newest)),
+            )
+            for skill in list_skills()
+            if skill.api.generator is not None
+        ]
 
     def title(self, place: str) -> str:
         return lore.PLACES[place].word(self.prefs.plain)
@@ -87,6 +108,16 @@ class Pages:
     def hero(self) -> Hero | None:
         status = self.status.get("hero")
         return self.vault.ledger.hero(status["id"]) if status else None
+
+    def skills(self) -> list[dict[str, Any]]:
+        """What the hero was measured in: skill, level and the newest results."""
+        return list((self.status.get("hero") or {}).get("skills") or [])
+
+    def newest(self, name: str) -> list[float]:
+        """Return a set's newest accuracies, oldest first: as many as decide whether a level is mastered."""
+        hero = self.status["hero"]["id"]
+        found = self.vault.ledger.evaluations(hero_id=hero, name=name, limit=EVALUATIONS_TO_ADVANCE).items
+        return [evaluation.accuracy for evaluation in reversed(found)]
 
     def guarded(self, build: Callable[[], Response], here: str) -> Response:
         """Show an error that is meant for people as a page of its own."""
@@ -110,7 +141,8 @@ def home(pages: PagesDep) -> Response:
     hero = pages.hero()
     chart = hero_chart(pages.vault, hero.id, WINDOWS[-1]) if hero else hero_chart(pages.vault, "", WINDOWS[-1])
     events = list(pages.vault.events.list(limit=120, newest_first=True))
-    page = build_home(pages.status, pages.prefs, events, chart)
+    skills = build_skills(pages.skills(), pages.newest)
+    page = build_home(pages.status, pages.prefs, events, chart, skills)
     return pages.render("home.html", page, here="tavern", title=pages.title("tavern"))
 
 
@@ -141,8 +173,11 @@ def quest(pages: PagesDep, job_id: PathId) -> Response:
         runs = pages.vault.ledger.runs(job_id=job_id, limit=20).items
         events = pages.vault.events.list(subject=job_id, limit=50, newest_first=True)
         lines = [line(event, pages.prefs.plain) for event in events]
-        preview = token_preview(job, pages.vault.ledger.hero(job.hero_id), pages.tavern.paths.home)
-        page = build_quest(job, runs, lines, pages.prefs, preview)
+        try:
+            preview, why = token_preview(job, pages.vault.ledger.hero(job.hero_id), pages.tavern.paths.home), ""
+        except RealmError as error:
+            preview, why = [], str(error) if error.status == 409 else ""
+        page = build_quest(job, runs, lines, pages.prefs, preview=preview, preview_why=why)
         return pages.render("quest.html", page, here="quests", title=job.name)
 
     return pages.guarded(build, "quests")
@@ -221,6 +256,12 @@ def away(tavern: TavernDep, request: Request, after: Annotated[int, Query(ge=0, 
     return JSONResponse({"text": lore.summary(counts, Preferences.from_cookies(request.cookies).plain)})
 
 
+@router.get("/skills.css")
+def skill_colours() -> Response:
+    """The skills' own colours; their address on a page changes with them."""
+    return Response(skill_sheet(), media_type="text/css", headers={"Cache-Control": "private, max-age=86400"})
+
+
 @router.get("/assets/{build}/{name:path}")
 def asset(build: str, name: str) -> Response:
     return static_assets().response(build, name)
@@ -228,23 +269,6 @@ def asset(build: str, name: str) -> Response:
 
 def _run_of(pages: Pages, job: Job) -> Run | None:
     return pages.vault.ledger.run(job.run_id) if job.run_id else None
-
-
-def _skills(status: dict[str, Any]) -> list[SkillChoice]:
-    """Skills that can make a job of their own, with the highest level tried as the one suggested."""
-    tried: dict[str, int] = {}
-    for entry in (status.get("hero") or {}).get("skills") or []:
-        tried[str(entry["skill"])] = max(tried.get(str(entry["skill"]), 1), int(entry.get("level") or 1))
-    return [
-        SkillChoice(
-            skill.id,
-            f"{skill.rpg_name} ({skill.display.short_name})",
-            skill.max_level,
-            min(skill.max_level, tried.get(skill.id, 1)),
-        )
-        for skill in list_skills()
-        if skill.api.generator is not None
-    ]
 
 
 def _log_tail(path: Path) -> str:

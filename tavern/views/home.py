@@ -10,6 +10,7 @@ from tavern import lore, numbers
 from tavern.views.events import Line, loud
 from tavern.views.quests import QuestRow, row_from_status
 from tavern.views.shell import BATTLING, Preferences, Status, realm_state
+from tavern.views.skills import SkillView
 from vault.records import Event
 
 ARENAS = {"wraith": "library", "golem": "foundry", "mirror": "ring", "mimic": "library", "slime": "glade"}
@@ -53,26 +54,6 @@ class Battle:
     done_steps: str
     max_steps: int | None
     run_step: int
-
-
-@dataclass(frozen=True)
-class Split:
-    label: str
-    correct: str
-    total: str
-    share: float
-    percent: str
-
-
-@dataclass(frozen=True)
-class SkillView:
-    name: str
-    short: str
-    icon: str
-    tone: str
-    level: str
-    known: Split | None
-    heldout: Split | None
 
 
 @dataclass(frozen=True)
@@ -156,7 +137,13 @@ class Home:
     services: list[ServiceView]
 
 
-def build_home(status: Status, prefs: Preferences, events: Sequence[Event], chart: dict[str, Any]) -> Home:
+def build_home(
+    status: Status,
+    prefs: Preferences,
+    events: Sequence[Event],
+    chart: dict[str, Any],
+    skills: list[SkillView],
+) -> Home:
     state = realm_state(status)
     plain = prefs.plain
     held = status["queue"].get("held")
@@ -164,7 +151,7 @@ def build_home(status: Status, prefs: Preferences, events: Sequence[Event], char
     return Home(
         hall=_hall(status, state, plain),
         battle=_battle(status, state, plain),
-        hero=_hero(status, state, plain),
+        hero=_hero(status, state, plain, skills),
         legend=_legend(status, chart),
         chart=chart,
         quests=[row_from_status(job, plain) for job in queued],
@@ -257,7 +244,7 @@ def _battle(status: Status, state: str, plain: bool) -> Battle:
     )
 
 
-def _hero(status: Status, state: str, plain: bool) -> HeroView | None:
+def _hero(status: Status, state: str, plain: bool, skills: list[SkillView]) -> HeroView | None:
     hero = status.get("hero")
     if hero is None:
         return None
@@ -285,7 +272,7 @@ def _hero(status: Status, state: str, plain: bool) -> HeroView | None:
         completed=numbers.count(int(hero["completed"]), "job" if plain else "quest")
         + (" completed" if plain else " won"),
         stats=_stats(hero, loss, val, plain),
-        skills=[_skill(entry) for entry in _shown_skills(hero.get("skills") or [])],
+        skills=skills,
     )
 
 
@@ -293,8 +280,8 @@ def _stats(hero: dict[str, Any], loss: float | None, val: float | None, plain: b
     word = {key: lore.TERMS[key] for key in ("atk", "def", "acc", "gold")}
     acc_total = int(hero.get("acc_total") or 0)
     rows = (
-        ("atk", numbers.fixed(1 / loss if loss else None, 2), "loss", numbers.loss(loss), "loss"),
-        ("def", numbers.fixed(1 / val if val else None, 2), "val loss", numbers.loss(val), "val"),
+        ("atk", numbers.stat(1 / loss if loss else None), "loss", numbers.loss(loss), "loss"),
+        ("def", numbers.stat(1 / val if val else None), "val loss", numbers.loss(val), "val"),
         (
             "acc",
             numbers.percent(hero.get("acc")),
@@ -314,36 +301,6 @@ def _stats(hero: dict[str, Any], loss: float | None, val: float | None, plain: b
         Stat(key, word[key].word(plain), word[key].icon, word[key].tone, value, raw_label, raw, raw_key)
         for key, value, raw_label, raw, raw_key in rows
     ]
-
-
-def _shown_skills(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each skill the highest level that was tried."""
-    best: dict[str, dict[str, Any]] = {}
-    for entry in entries:
-        known = best.get(str(entry["skill"]))
-        if known is None or (entry.get("level") or 0) >= (known.get("level") or 0):
-            best[str(entry["skill"])] = entry
-    return list(best.values())
-
-
-def _skill(entry: dict[str, Any]) -> SkillView:
-    term = lore.skill(str(entry["skill"]))
-    return SkillView(
-        name=term.game,
-        short=term.plain,
-        icon=term.icon,
-        tone=term.tone,
-        level=f"L{entry['level']}" if entry.get("level") is not None else "",
-        known=_split("Known", entry.get("known")),
-        heldout=_split("Held out", entry.get("heldout")),
-    )
-
-
-def _split(label: str, value: dict[str, Any] | None) -> Split | None:
-    if not value or not value.get("total"):
-        return None
-    share = int(value["correct"]) / int(value["total"])
-    return Split(label, numbers.whole(value["correct"]), numbers.whole(value["total"]), share, numbers.percent(share))
 
 
 def _legend(status: Status, chart: dict[str, Any]) -> ChartLegend:

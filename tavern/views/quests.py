@@ -89,15 +89,31 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What the run is expected to need at its peak."""
+
+    total: str
+    verdict: str
+    fits: bool | None
+    parts: list[tuple[str, str, str]]
+    """(size, name, why), largest first."""
+
+
+@dataclass(frozen=True)
 class Report:
     """What the gatekeepers found."""
 
     files: list[tuple[str, str]]
+    verdict: str
+    """One sentence; "" where the report holds no counts."""
+    refusal: str
     facts: list[tuple[str, str]]
-    rejected: str
+    reasons: list[tuple[str, str]]
+    """Why rows were turned down, with how many each, most first."""
     rejects: list[Reject]
-    more_rejects: int
+    more_rejects: str
     warnings: list[str]
+    memory: Memory | None
     examples: list[list[Turn]]
 
 
@@ -118,7 +134,9 @@ class Quest:
     can_cancel: bool
     can_retry: bool
     preview: list[list[tuple[str, bool]]]
-    """For some rows every token and whether it is trained; empty when no tokenizer was at hand."""
+    """For the first rows their text in stretches and whether each is trained."""
+    preview_why: str
+    """Why there is none; "" also where nothing was to be expected."""
 
 
 def row_from_status(job: dict[str, Any], plain: bool) -> QuestRow:
@@ -244,7 +262,13 @@ def _ended(job: Job, plain: bool) -> Ended:
 
 
 def build_quest(
-    job: Job, runs: Sequence[Run], log: list[Line], prefs: Preferences, preview: list[list[tuple[str, bool]]]
+    job: Job,
+    runs: Sequence[Run],
+    log: list[Line],
+    prefs: Preferences,
+    *,
+    preview: list[list[tuple[str, bool]]],
+    preview_why: str = "",
 ) -> Quest:
     term = lore.JOB_STATES[job.state]
     reason = job.reason or {}
@@ -280,45 +304,95 @@ def build_quest(
         can_cancel=job.state == "queued",
         can_retry=job.state in ("failed", "skipped", "cancelled"),
         preview=preview,
+        preview_why=preview_why,
     )
 
 
 def build_report(report: dict[str, Any] | None, data: Sequence[dict[str, Any]]) -> Report:
     """Put a gatekeepers' report into words; what it does not hold is left out, never guessed."""
     report = report or {}
-    files = [(str(item.get("name") or "file"), _file_about(item)) for item in data]
-    counted = [(label, report.get(key)) for label, key in _COUNTS]
-    facts = [
-        (label, numbers.whole(value))
-        for label, value in counted
-        if isinstance(value, int) and not isinstance(value, bool)
-    ]
-    share = report.get("supervised_share")
-    if isinstance(share, float):
-        facts.append((f"Trained share of {report.get('supervised_by') or 'content'}", f"{numbers.percent(share, 0)}%"))
     count = int(report.get("rows_rejected") or 0)
     rejects = [_reject(item) for item in report.get("rejected") or ()]
+    shown = rejects[:SHOWN_REJECTS]
+    left = max(0, count - len(shown))
     examples = [_turns(item) for item in (report.get("examples") or ())[:SHOWN_EXAMPLES]]
+    refusal = report.get("refusal") or {}
     return Report(
-        files=files,
-        facts=facts,
-        rejected=numbers.count(count, "row") + " turned down" if count else "",
-        rejects=rejects[:SHOWN_REJECTS],
-        more_rejects=max(0, count - min(len(rejects), SHOWN_REJECTS)),
+        files=[(str(item.get("name") or "file"), _file_about(item)) for item in data],
+        verdict=_verdict(report),
+        refusal=" ".join(str(refusal[key]) for key in ("message", "hint") if refusal.get(key)),
+        facts=_facts(report),
+        reasons=[
+            (numbers.count(int(number), "row"), REASONS.get(str(reason), str(reason)))
+            for reason, number in sorted((report.get("reasons") or {}).items(), key=lambda pair: -pair[1])
+        ],
+        rejects=shown,
+        more_rejects=f"{numbers.count(left, 'more row')} of these; the quarantine file has all of them."
+        if shown and left
+        else "",
         warnings=[str(item) for item in report.get("warnings") or ()],
+        memory=_memory(report.get("memory")),
         examples=[turns for turns in examples if turns],
     )
 
 
+def _verdict(report: dict[str, Any]) -> str:
+    read, good = report.get("rows_read"), report.get("rows_accepted")
+    if not isinstance(read, int) or not isinstance(good, int):
+        return ""
+    if report.get("accepted") is False:
+        return f"Turned away. 0 of {numbers.count(read, 'row')} were added."
+    if good == read:
+        return f"All {numbers.count(read, 'row')} can be used."
+    return f"{numbers.whole(good)} of {numbers.count(read, 'row')} can be used."
+
+
+def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    for label, key, always in _COUNTS:
+        value = report.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and (value or always):
+            about = "about " if key in _ESTIMATED and not report.get("tokens_exact") else ""
+            found.append((label, about + numbers.whole(value)))
+    share = report.get("supervised_share")
+    if isinstance(share, float):
+        found.append((f"Trained share of {report.get('supervised_by') or 'content'}", f"{numbers.percent(share, 0)}%"))
+    return found
+
+
 _COUNTS = (
-    ("Rows read", "rows_read"),
-    ("Rows usable", "rows_accepted"),
-    ("Rows turned down", "rows_rejected"),
-    ("Rows withheld", "rows_withheld"),
-    ("Duplicates", "duplicates"),
-    ("Tokens", "tokens"),
-    ("Longest row, tokens", "longest_tokens"),
+    ("Rows read", "rows_read", True),
+    ("Rows usable", "rows_accepted", True),
+    ("Rows turned down", "rows_rejected", True),
+    ("Rows withheld", "rows_withheld", False),
+    ("Duplicates", "duplicates", False),
+    ("Near duplicates", "near_duplicates", False),
+    ("Too long", "rows_too_long", False),
+    ("Tokens", "tokens", True),
+    ("Longest row, tokens", "longest_tokens", True),
 )
+_ESTIMATED = ("tokens", "longest_tokens")
+
+
+def _memory(found: Any) -> Memory | None:
+    """Put an estimate into words: {total, free, fits, device, parts: [{name, size, why}]}."""
+    if not isinstance(found, dict) or not isinstance(found.get("total"), int):
+        return None
+    free, fits, device = found.get("free"), found.get("fits"), found.get("device")
+    where = "on the GPU" if device == "cuda" else "of this machine"
+    verdict = ""
+    if isinstance(free, int):
+        fit = "" if fits is None else "It fits: " if fits else "It does not fit: "
+        words = f"{numbers.size(free)} {where} are free now."
+        verdict = fit + words
+    parts = [part for part in found.get("parts") or () if isinstance(part, dict)]
+    parts.sort(key=lambda part: -int(part.get("size") or 0))
+    return Memory(
+        numbers.size(found["total"]),
+        verdict,
+        None if fits is None else bool(fits),
+        [(numbers.size(part.get("size")), str(part.get("name") or ""), str(part.get("why") or "")) for part in parts],
+    )
 
 
 def _file_about(item: dict[str, Any]) -> str:

@@ -123,7 +123,8 @@ def build_run(
 def _score(evaluation: Evaluation) -> Score:
     wrong = evaluation.details.get("wrong") or []
     return Score(
-        set_name=f"{evaluation.skill.upper()} L{evaluation.level}",
+        set_name=f"{evaluation.skill.upper()} L{evaluation.level}"
+        + (f", {lore.contrast(evaluation.contrast).lower()}" if evaluation.contrast else ""),
         split=lore.SPLITS.get(evaluation.split, evaluation.split),
         step=numbers.whole(evaluation.step),
         score=f"{numbers.whole(evaluation.correct)} of {numbers.whole(evaluation.total)}",

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from realm.wiring import Realm
+from tavern import numbers
 from tests.browser.conftest import DESKTOP, PHONE, Visiting
 from tests.tavern.conftest import World
 from tests.tavern.serving import tavern_process
@@ -73,7 +74,7 @@ def test_a_dropped_file_is_fought_before_ones_eyes(living: str, visiting: Visiti
     hero = status(living)["hero"]
     expect(page.locator("[data-v=xp_total]")).to_have_text(f"{hero['xp']:,}")
     assert number(page, "xp_total") > xp
-    expect(page.locator("[data-v=stat_atk]")).to_have_text(f"{hero['atk']:.2f}")
+    expect(page.locator("[data-v=stat_atk]")).to_have_text(numbers.stat(hero["atk"]))
     page.locator("#chart-table summary").click()
     expect(page.locator("#chart-table tbody tr").nth(5)).to_be_visible()
     job = next(job for job in httpx.get(f"{living}api/v1/jobs").json()["items"] if job["name"] == name)

@@ -180,6 +180,7 @@ def test_numbers_read_the_same_in_page_and_server(prepared: str, world: World, v
     for name, write in (
         ("whole", numbers.whole),
         ("loss", numbers.loss),
+        ("stat", numbers.stat),
         ("rate", numbers.rate),
         ("span", numbers.span),
     ):

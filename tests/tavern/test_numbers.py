@@ -26,7 +26,16 @@ def test_an_estimate_keeps_its_bounds(bounds: list[float] | None, words: str) ->
 
 
 def test_what_does_not_exist_is_a_dash_and_never_a_zero() -> None:
-    writers = (numbers.whole, numbers.loss, numbers.rate, numbers.pace, numbers.span, numbers.size, numbers.percent)
+    writers = (
+        numbers.whole,
+        numbers.loss,
+        numbers.stat,
+        numbers.rate,
+        numbers.pace,
+        numbers.span,
+        numbers.size,
+        numbers.percent,
+    )
     assert {write(None) for write in writers} == {"–"}
     assert {numbers.loss(math.nan), numbers.whole(math.inf), numbers.rate(math.nan)} == {"–"}
 
@@ -34,6 +43,9 @@ def test_what_does_not_exist_is_a_dash_and_never_a_zero() -> None:
 def test_numbers_carry_their_usual_form() -> None:
     assert numbers.whole(182430) == "182,430"
     assert numbers.loss(0.41237) == "0.412"
+    assert numbers.loss(0.00008) == "8.0e-5"
+    assert numbers.loss(0.0) == "0.000"
+    assert [numbers.stat(value) for value in (18.718, 12454.4, 1.2e6)] == ["18.72", "12,454", "1.2e6"]
     assert numbers.rate(2.9e-5) == "2.9e-5"
     assert numbers.percent(0.834) == "83.4"
     assert numbers.size(1503238553) == "1.4 GiB"

@@ -2,7 +2,7 @@
 import { get } from "./api.js";
 import { LossChart, Series } from "./chart.js";
 import { $, $$, bar, set } from "./dom.js";
-import { fixed, loss, pace, percent, rate, size, span, whole } from "./format.js";
+import { fixed, loss, pace, percent, rate, size, span, stat, whole } from "./format.js";
 import { on } from "./live.js";
 
 const LEVEL = 1000;
@@ -59,7 +59,7 @@ function step(message) {
   const smooth = message.loss_smooth;
   if (smooth) {
     set("loss", loss(smooth));
-    set("stat_atk", fixed(1 / smooth, 2));
+    set("stat_atk", stat(1 / smooth));
     if (val != null) set("gap", loss(val - smooth));
     $("#chart").setAttribute("aria-label", `Training loss by step, now ${loss(smooth)}; validation loss ${loss(val)}.`);
   }
@@ -89,7 +89,7 @@ function status(now) {
     if (hero.acc_total) set("acc_counts", `${whole(hero.acc_correct)}/${whole(hero.acc_total)}`);
     set("completed", `${whole(hero.completed)} x 100`);
     set("stat_gold", whole(hero.gold), { bump: true });
-    if (!battle && hero.train_loss) { set("loss", loss(hero.train_loss)); set("stat_atk", fixed(1 / hero.train_loss, 2)); }
+    if (!battle && hero.train_loss) { set("loss", loss(hero.train_loss)); set("stat_atk", stat(1 / hero.train_loss)); }
   }
   if (battle) set("pace", pace(battle.steps_per_s));
   machines(machine);
@@ -100,7 +100,7 @@ function validation(value) {
   const changed = val != null && value !== val;
   val = value;
   set("val", loss(val), { bump: changed });
-  set("stat_def", fixed(1 / val, 2), { bump: changed });
+  set("stat_def", stat(1 / val), { bump: changed });
 }
 
 function machines(machine) {

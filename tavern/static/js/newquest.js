@@ -141,7 +141,7 @@ async function show(jobId) {
       if (!part) continue;
       part.removeAttribute("id");
       part.removeAttribute("data-region");
-      if (title) parts.push(el("h3", "", title));
+      if (title && $(".tokens", part)) parts.push(el("h3", "", title));
       parts.push(document.adoptNode(part));
     }
     $("#checkedbody").replaceChildren(...parts, el("p", "", link));
