@@ -61,10 +61,12 @@ class SkillGenerator(Protocol):
         level: int,
         count: int,
         *,
-        seed: int,
+        seed: int | None = None,
         split: Split = "train",
         mix: Mapping[str, float] | None = None,
-    ) -> list[Row]: ...
+    ) -> list[Row]:
+        """Return `count` rows of a level; the same seed gives the same rows, none gives fresh ones."""
+        ...
 
     def evaluation_set(
         self,

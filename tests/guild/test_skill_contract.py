@@ -41,3 +41,9 @@ def test_evaluation_rows_hold_the_answer_and_lie_on_their_side(skill_id, level, 
         assert generator.score(row["answer"], row["answer"]).whole
         assert generator.is_held_out(question["content"]) == (split == "heldout")
         assert row["metadata"]["tag"] in chosen.tags
+
+
+def test_rows_are_fresh_without_a_seed_and_the_same_with_one() -> None:
+    generator = get_trainer("bin")
+    assert generator.sample(5, 20) != generator.sample(5, 20)
+    assert generator.sample(5, 20, seed=3) == generator.sample(5, 20, seed=3)

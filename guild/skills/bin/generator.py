@@ -15,6 +15,7 @@ arguments give equal rows (tests/guild/test_skill_contract.py).
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Mapping, Sequence
 
 from guild.skills.bin import checker, scoring
@@ -55,11 +56,15 @@ class BinGenerator:
         level: int,
         count: int,
         *,
-        seed: int,
+        seed: int | None = None,
         split: Split = "train",
         mix: Mapping[str, float] | None = None,
     ) -> list[Row]:
-        """Return `count` rows of a level. `mix` gives the share of each tag; default: the level's."""
+        """Return `count` rows of a level. `mix` gives the share of each tag; default: the level's.
+
+        The same seed gives the same rows; without one they are fresh.
+        """
+        seed = secrets.randbits(53) if seed is None else seed
         rules = self.skill.level(level)
         shares = normal_mix(mix if mix is not None else rules.mix)
         rng = random.Random(f"{self.skill.id}/{level}/{split}/{seed}")
