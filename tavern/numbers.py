@@ -29,10 +29,10 @@ def loss(value: float | None) -> str:
 
 
 def stat(value: float | None) -> str:
-    """One over a loss: 18.718 → "18.72"; 12454.4 → "12,454"; from a million on "1.2e6"."""
+    """One over a loss, in six characters: 18.718 → "18.72"; 694.39 → "694.4"; 1245.4 → "1,245"; then "1.2e4"."""
     if value is None or not math.isfinite(value):
         return NONE
-    return rate(value) if value >= 1e6 else fixed(value, 2 if value < 1000 else 0)
+    return rate(value) if value >= 1e4 else fixed(value, 2 if value < 100 else 1 if value < 1000 else 0)
 
 
 def percent(share: float | None, decimals: int = 1) -> str:

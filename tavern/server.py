@@ -206,7 +206,10 @@ def _announce(paths: RealmPaths, host: str, port: int, announce: Callable[[str],
     address = f"http://{shown}:{port}/"
     identity = ProcessIdentity.current().to_dict()
     told = {"identity": identity, "host": host, "port": port, "address": address, "started_at": time.time()}
-    durable_write_json(paths.control / "tavern.json", told)
+    try:
+        durable_write_json(paths.control / "tavern.json", told)
+    except OSError as error:  # on a full disk the pages are what a person needs; the settings tell the port as well
+        log.warning("where the Tavern listens could not be written down: %s", error)
     announce(f"The Tavern is open at {address}")
 
 

@@ -38,7 +38,7 @@ class Rung:
 
     level: int
     state: str
-    """"on" when mastered, "now" for the one that is trained, "" otherwise."""
+    """"on" when mastered, "cur" for the one that is trained, "" otherwise."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _build(skill_id: str, entries: Sequence[Mapping[str, Any]], newest: Newest) 
         level=f"L{current} / {definition.max_level}",
         about=definition.level(current).desc,
         ladder=[
-            Rung(number, "on" if _mastered(history, number, bar) else "now" if number == current else "")
+            Rung(number, "on" if _mastered(history, number, bar) else "cur" if number == current else "")
             for number in range(1, definition.max_level + 1)
         ],
         ladder_label=f"{done} of {definition.max_level} levels mastered"

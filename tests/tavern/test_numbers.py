@@ -45,7 +45,12 @@ def test_numbers_carry_their_usual_form() -> None:
     assert numbers.loss(0.41237) == "0.412"
     assert numbers.loss(0.00008) == "8.0e-5"
     assert numbers.loss(0.0) == "0.000"
-    assert [numbers.stat(value) for value in (18.718, 12454.4, 1.2e6)] == ["18.72", "12,454", "1.2e6"]
+    assert [numbers.stat(value) for value in (18.718, 694.39, 1245.4, 12454.4)] == [
+        "18.72",
+        "694.4",
+        "1,245",
+        "1.2e4",
+    ]
     assert numbers.rate(2.9e-5) == "2.9e-5"
     assert numbers.percent(0.834) == "83.4"
     assert numbers.size(1503238553) == "1.4 GiB"

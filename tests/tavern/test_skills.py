@@ -49,7 +49,7 @@ def test_one_cell_a_level_mastered_trained_or_open(realm: Realm, world: World) -
     examine(realm, world, 2, [90, 95])
     examine(realm, world, 3, [99], split="known")
     found = view(realm, world)
-    assert states(found) == ["on", "now", "", "", "", "", "", ""]
+    assert states(found) == ["on", "cur", "", "", "", "", "", ""]
     assert found.level == "L2 / 8"
     assert found.pips == [True, True, False]
     assert found.pips_label == "2 of the last 3 evaluations of level 2 at 80 % or more"
@@ -60,21 +60,21 @@ def test_one_cell_a_level_mastered_trained_or_open(realm: Realm, world: World) -
 
 def test_a_level_that_slips_is_open_again(realm: Realm, world: World) -> None:
     examine(realm, world, 1, [80, 80, 80])
-    assert states(view(realm, world))[:2] == ["on", "now"]
+    assert states(view(realm, world))[:2] == ["on", "cur"]
     examine_again = [79]
     realm.vault.ledger.record_evaluation(
         world.run, run_step=9000, name="bin/L1/heldout", skill="bin", level=1, split="heldout",
         correct=examine_again[0], total=TOTAL, details={}, at=time.time(),
     )  # fmt: skip
     found = view(realm, world)
-    assert states(found)[:2] == ["now", ""]
+    assert states(found)[:2] == ["cur", ""]
     assert found.pips == [True, True, False]
 
 
 def test_known_problems_do_not_count_where_some_are_held_out(realm: Realm, world: World) -> None:
     examine(realm, world, 1, [100, 100, 100], split="known")
     found = view(realm, world)
-    assert states(found)[0] == "now"
+    assert states(found)[0] == "cur"
     assert found.pips == [False, False, False]
     assert found.heldout is None
     assert found.known is not None
@@ -85,7 +85,7 @@ def test_known_problems_count_where_none_is_held_out(
 ) -> None:
     monkeypatch.setattr("tavern.views.skills._holds_nothing_out", lambda skill, level: True)
     examine(realm, world, 1, [100, 100, 100], split="known")
-    assert states(view(realm, world))[:2] == ["on", "now"]
+    assert states(view(realm, world))[:2] == ["on", "cur"]
 
 
 def test_direct_answers_stand_beside_and_never_count(realm: Realm, world: World) -> None:
@@ -94,7 +94,7 @@ def test_direct_answers_stand_beside_and_never_count(realm: Realm, world: World)
     found = view(realm, world)
     assert found.contrast == "Direct answers 100.0 % held out"
     assert found.pips == [False, False, False]
-    assert states(found)[0] == "now"
+    assert states(found)[0] == "cur"
 
 
 def test_a_level_that_was_not_measured_borrows_no_numbers(realm: Realm, world: World) -> None:

@@ -7,7 +7,7 @@ const even = (n) => { const r = Math.round(n); return Math.abs(n % 1) === 0.5 &&
 export const whole = (n) => (finite(n) ? even(n).toLocaleString("en-US") : NONE);
 export const fixed = (n, d) => (finite(n) ? n.toLocaleString("en-US", { minimumFractionDigits: d, maximumFractionDigits: d }) : NONE);
 export const loss = (n) => (finite(n) && n !== 0 && Math.abs(n) < 0.0005 ? rate(n) : fixed(n, 3));
-export const stat = (n) => (finite(n) && n >= 1e6 ? rate(n) : fixed(n, n < 1000 ? 2 : 0));
+export const stat = (n) => (finite(n) && n >= 1e4 ? rate(n) : fixed(n, n < 100 ? 2 : n < 1000 ? 1 : 0));
 export const percent = (share, d = 1) => (finite(share) ? fixed(share * 100, d) : NONE);
 export const pace = (n) => (finite(n) ? fixed(n, n < 100 ? 1 : 0) : NONE);
 
