@@ -42,3 +42,8 @@ def new_job(name: str = "quest.jsonl", **fields: object) -> NewJob:
     """A job request with a key of its own."""
     values: dict[str, object] = {"hero_id": "dio", "trainer": "sft", "name": name, "idem_key": f"key of {name}"}
     return NewJob(**(values | fields))  # type: ignore[arg-type]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests in a browser last: its driver keeps an event loop running in the main thread until the end."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
