@@ -19,7 +19,7 @@ from realm.errors import NotFoundError
 
 STATIC = Path(__file__).resolve().parent / "static"
 KEPT = "public, max-age=31536000, immutable"
-_HIDDEN = ("art/",)
+_HIDDEN = ("art/", "readme.png")
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".woff2": "font/woff2"}
 _SYMBOL = re.compile(r'<symbol id="([\w-]+)" viewBox="0 0 (\d+) (\d+)"')
 
