@@ -164,10 +164,11 @@ def build_home(
 
 
 def _held(held: dict[str, Any] | None) -> str:
+    """Say who holds the queue, and since when: "Paused by the owner since 22:59."."""
     if not held:
         return ""
     by = f" by {held['by']}" if held.get("by") else ""
-    return f"Held{by} since {numbers.clock(held.get('at'))}. {held.get('reason') or ''}".strip()
+    return f"{str(held.get('reason') or 'held').capitalize()}{by} since {numbers.clock(held.get('at'))}."
 
 
 def _hall(status: Status, state: str, plain: bool) -> Hall:

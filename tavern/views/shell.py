@@ -156,7 +156,7 @@ def build_shell(
         state_word=term.word(prefs.plain),
         state_icon=term.icon,
         step=numbers.whole(battle.get("step") if battle else _hero_step(hero)),
-        pace=numbers.pace(battle.get("steps_per_s")),
+        pace=numbers.pace(battle.get("steps_per_s") if state != "paused" else None),
         ends=numbers.span_range(battle.get("eta_s")) if state != "paused" else numbers.NONE,
         clear=numbers.clock(now + clear_s) if clear_s and state != "paused" else numbers.NONE,
         gold=numbers.whole(gold),

@@ -2,7 +2,7 @@
 import { get } from "./api.js";
 import { LossChart, Series } from "./chart.js";
 import { $, $$, bar, set } from "./dom.js";
-import { fixed, loss, pace, percent, rate, size, span, stat, whole } from "./format.js";
+import { fixed, loss, percent, rate, size, span, stat, whole } from "./format.js";
 import { on } from "./live.js";
 
 const LEVEL = 1000;
@@ -91,7 +91,6 @@ function status(now) {
     set("stat_gold", whole(hero.gold), { bump: true });
     if (!battle && hero.train_loss) { set("loss", loss(hero.train_loss)); set("stat_atk", stat(1 / hero.train_loss)); }
   }
-  if (battle) set("pace", pace(battle.steps_per_s));
   machines(machine);
 }
 

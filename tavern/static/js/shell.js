@@ -45,7 +45,7 @@ function status(now) {
   const battle = now.battle;
   if (battle) {
     set("step", whole(battle.step));
-    if (battle.steps_per_s) set("pace", pace(battle.steps_per_s));
+    if (battle.steps_per_s) set("pace", battle.state === "paused" ? "–" : pace(battle.steps_per_s));
     set("ends", battle.state === "paused" ? "–" : spanRange(battle.eta_s));
   }
   const eta = Array.isArray(now.queue.eta_s) ? now.queue.eta_s[1] : now.queue.eta_s;
