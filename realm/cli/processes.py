@@ -40,25 +40,31 @@ def train(run_dir: Annotated[Path, typer.Argument(help="A run directory with its
 def worker(slot: Annotated[Path, typer.Argument(help="Folder through which the daemon hands over runs.")]) -> None:
     """Serve runs one after another, keeping the hero in memory (started by the arena)."""
     from arena.worker import serve
+    from realm.output import never_fail
     from realm.wiring import Realm
 
+    never_fail()
     settings = context.settings()
     raise typer.Exit(serve(slot.resolve(), Realm(settings).trainers, settings.arena.worker_idle_s))
 
 
 def arena() -> None:
     """Be the arena's daemon (started by the Weaver)."""
+    from realm.output import never_fail
     from realm.wiring import serve_arena
 
+    never_fail()
     _serve(lambda: serve_arena(context.settings()))
 
 
 def tavern() -> None:
     """Be the web server (started by the Weaver)."""
+    from realm.output import never_fail
     from realm.wiring import Realm
     from tavern.logs import log_to_stderr
     from tavern.server import serve
 
+    never_fail()
     log_to_stderr()
     _serve(lambda: serve(Realm(context.settings())))
 

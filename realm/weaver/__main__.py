@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from realm.errors import RealmError
+from realm.output import never_fail
 from realm.services import read_services, weaver_identity
 from realm.settings import Settings, load_settings
 
@@ -41,6 +42,8 @@ def _watch(settings: Settings, flags: dict[str, Any], *, once: bool) -> int:
     from realm.weaver.supervisor import Weaver
     from realm.wiring import SERVICES
 
+    if not once:
+        never_fail()
     weaver = Weaver(settings, SERVICES, flags=flags)
     if not weaver.take_over():
         print("Another Weaver watches over this home already.", file=sys.stderr)
