@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,9 +61,19 @@ def spawn(service: Service, paths: RealmPaths, extra: Mapping[str, str]) -> subp
     return process
 
 
-def note_identity(service: Service, paths: RealmPaths, identity: ProcessIdentity) -> None:
+def note_identity(service: Service, paths: RealmPaths, identity: ProcessIdentity) -> bool:
+    """Write down which process a service is, unless it says so already; False when the disk has no room for it.
+
+    Nothing depends on it: whoever holds the service's lock can be found without.
+    """
+    if read_identity(paths, service.name) == identity:
+        return True
     value = {"identity": identity.to_dict(), "argv": list(service.argv), "started_at": time.time()}
-    durable_write_json(identity_file(paths, service.name), value)
+    try:
+        durable_write_json(identity_file(paths, service.name), value)
+    except OSError:
+        return False
+    return True
 
 
 def find_running(service: Service, paths: RealmPaths) -> ProcessIdentity | None:
@@ -104,14 +115,18 @@ def rotate_log(paths: RealmPaths, name: str, limit: int = LOG_LIMIT_BYTES) -> bo
             return False
     except FileNotFoundError:
         return False
+    copy = path.with_name(f".{path.name}.copy")
+    try:
+        shutil.copyfile(path, copy)
+    except OSError:  # no room for a copy: the log goes on growing until there is
+        copy.unlink(missing_ok=True)
+        return False
     for number in range(LOGS_KEPT - 1, 0, -1):
         older = path.with_name(f"{path.name}.{number}")
         if older.exists():
             older.replace(path.with_name(f"{path.name}.{number + 1}"))
-    with open(path, "r+b") as live, open(path.with_name(f"{path.name}.1"), "wb") as copy:
-        while block := live.read(1 << 20):
-            copy.write(block)
-        live.truncate(0)
+    copy.replace(path.with_name(f"{path.name}.1"))
+    os.truncate(path, 0)
     return True
 
 

@@ -134,6 +134,8 @@ class Weaver:
                 self._look_at(watched)
             if watched.identity is None and not self._ending:
                 self._start_if_due(watched)
+            if watched.identity is not None:  # again, in case that there was no room for it at the start
+                launch.note_identity(watched.service, self.paths, watched.identity)
             launch.rotate_log(self.paths, watched.service.name)
         self.write_account()
         self._teller.flush()
@@ -162,14 +164,18 @@ class Weaver:
             self.write_account()
 
     def write_account(self) -> None:
-        """Write `control/services.json` when it differs from what is there."""
+        """Write `control/services.json` when it differs from what is there; on a full disk the next look tries again.
+
+        The account is what people read, nothing that the Weaver needs: losing it must not end the supervision.
+        """
         services = [self._status(watched).to_dict() for watched in self.watched]
         memory = {watched.service.name: watched.record.to_dict() for watched in self.watched}
         value = {"services": services, "boot_id": boot_id(), "memory": memory}
         text = json.dumps(value, sort_keys=True).encode()
         if text != self._written:
-            durable_write_json(services_file(self.paths), value)
-            self._written = text
+            with contextlib.suppress(OSError):
+                durable_write_json(services_file(self.paths), value)
+                self._written = text
 
     def _status(self, watched: Watched) -> ServiceStatus:
         pid = watched.identity.pid if watched.identity else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from realm.files import durable_write_json
 from realm.paths import RealmPaths
 from realm.processes import ProcessIdentity
 from realm.services import Service, identity_file, read_services, weaver_identity
@@ -270,3 +272,64 @@ def test_a_long_log_is_rotated_while_its_writer_goes_on(tmp_path: Path) -> None:
     kept = sorted(path.name for path in paths.logs.iterdir())
     assert kept == ["chatty.log", "chatty.log.1", "chatty.log.2", "chatty.log.3"]
     assert "round 5" in (paths.logs / "chatty.log.1").read_text()
+
+
+def test_a_full_disk_does_not_end_the_weaver(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its account and the services' identities are written when there is room again."""
+    from realm.services import read_identity
+    from realm.settings import load_settings
+    from realm.weaver import supervisor
+
+    toy.add("one", SLEEPER)
+    service = Service("one", tuple(toy.services[0]["argv"]))
+    weaver = supervisor.Weaver(load_settings(toy.paths.home), [service], teller=_Mute())
+    full = True
+
+    def write(path: Path, value: Any, *, replace: bool = True) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        durable_write_json(path, value, replace=replace)
+
+    monkeypatch.setattr(supervisor, "durable_write_json", write)
+    monkeypatch.setattr(launch, "durable_write_json", write)
+    for _ in range(3):
+        weaver.tick()
+    (watched,) = weaver.watched
+    assert watched.identity is not None and watched.identity.is_alive()
+    assert watched.record.restarts == 0
+    assert read_identity(toy.paths, "one") is None
+    full = False
+    weaver.tick()
+    assert read_identity(toy.paths, "one") == watched.identity
+    assert toy.pid("one") == watched.identity.pid
+    weaver.stop_all()
+    assert watched.identity is None
+
+
+def test_a_log_that_cannot_be_copied_is_kept_with_all_older_ones(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = launch.log_file(toy.paths, "one")
+    log.write_text("new" * 100)
+    log.with_name("one.log.1").write_text("old")
+
+    def fail(source: Path, target: Path) -> None:
+        Path(target).write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(launch.shutil, "copyfile", fail)
+        assert not launch.rotate_log(toy.paths, "one", limit=100)
+    assert {path.name: path.read_text() for path in toy.paths.logs.iterdir()} == {
+        "one.log": "new" * 100,
+        "one.log.1": "old",
+    }
+    assert launch.rotate_log(toy.paths, "one", limit=100)
+    assert log.read_text() == ""
+    assert log.with_name("one.log.2").read_text() == "old"
+
+
+class _Mute:
+    """A teller that tells nobody."""
+
+    def tell(self, kind: str, subject: str, data: dict[str, Any]) -> None: ...
+
+    def flush(self) -> None: ...
