@@ -12,7 +12,6 @@ verifies is used. Tests call `fault` at named points to die there (tests/arena/t
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from realm.errors import ConflictError, CorruptFileError, DiskFullError
-from realm.files import free_bytes, fsync_dir, remove_tree, rename_noreplace
+from realm.files import free_bytes, fsync_dir, is_disk_full, remove_tree, rename_noreplace
 from vault import manifest as manifests
 from vault.manifest import Manifest
 
@@ -31,7 +30,6 @@ PIN_NAME = ".pin"
 IN_USE_PREFIX = ".in-use"
 """So does a file whose name begins with this, for as long as it is there."""
 _DEEP_VERIFY_BYTES = 256 * 1024 * 1024
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def no_fault(point: str) -> None:
@@ -271,10 +269,3 @@ def _is_held(path: Path) -> bool:
 def _remove_quietly(path: Path) -> None:
     with contextlib.suppress(OSError):  # the next start tries again
         remove_tree(path)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Tell whether a save failed for want of room; safetensors reports it in words, not by number."""
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return True
-    return isinstance(error, Exception) and "No space left on device" in str(error)

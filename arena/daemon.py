@@ -9,6 +9,7 @@ Intake runs beside it on its own thread, so that a large file never delays a pau
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -24,8 +25,8 @@ from arena.ingest import RunIngest, settle_checkpoints
 from arena.prepare import Preparation
 from arena.queue import QueueView
 from arena.rundir import ControlMessage, Outcome, RunDir
-from realm.errors import ConflictError, CorruptFileError, RealmError
-from realm.files import durable_write_json
+from realm.errors import ConflictError, CorruptFileError, DiskFullError, RealmError
+from realm.files import durable_write_json, free_bytes, is_disk_full
 from realm.ids import new_id
 from realm.paths import RealmPaths
 from realm.processes import FileLock, ProcessIdentity
@@ -41,6 +42,10 @@ LOOK_S = 0.5
 BEAT_S = 1.0
 VIEW_S = 0.25
 """Least time between two looks at the queue folders."""
+ABSENCE_S = 5.0
+"""After a longer gap between two passes the trainer's silence is not counted: it may have been stopped as we were."""
+MUTE_BYTES = 1 << 20
+"""With less room than this a trainer cannot be expected to write a record."""
 PERMANENT = {
     "bad_config",
     "refused",
@@ -108,19 +113,24 @@ class Daemon:
         self._view_is_stale = True
         self._viewed_at = 0.0
         self._beaten_at = -BEAT_S
+        self._passed_at = monotonic()
 
     # The life of the process
 
-    def run(self, stop: threading.Event) -> None:
-        """Recover, then pass after pass until `stop`. Raises ConflictError when another daemon has this realm."""
+    def run(self, stop: threading.Event, begun: Callable[[], None] = lambda: None) -> None:
+        """Recover, then pass after pass until `stop`; `begun` is called once this is the realm's one daemon.
+
+        Raises ConflictError when another daemon has this realm.
+        """
         lock = FileLock(self.paths.control / "arena.lock")
         if not lock.acquire():
             raise ConflictError(
                 "Another daemon serves this realm.", hint="`realm status` shows it.", code="daemon_runs"
             )
+        begun()
         intake = threading.Thread(target=self._take_in, args=(stop,), name="intake", daemon=True)
         try:
-            self.recover()
+            self._recover_with_room(stop)
             intake.start()
             self._warm_up()
             while not stop.wait(TICK_S if self.battle else 2 * TICK_S):
@@ -137,7 +147,10 @@ class Daemon:
         """One pass."""
         now = self._clock()
         if self.battle is not None:
+            if self._monotonic() - self._passed_at > ABSENCE_S:  # we slept ourselves, perhaps the whole machine did
+                self.battle.heard_at = self._monotonic()
             self._follow(self.battle, now)
+        self._passed_at = self._monotonic()
         take_control_files(self.paths, self.vault)
         changed = self._watch.changed()
         self._view_is_stale |= changed
@@ -167,13 +180,28 @@ class Daemon:
                 self._end(battle, now)
         self.view.reconcile()
 
+    def _recover_with_room(self, stop: threading.Event) -> None:
+        """Recover; on a full disk wait for room, which is no reason to end (the status says that the disk is full)."""
+        while not stop.is_set():
+            try:
+                self.recover()
+                return
+            except (DiskFullError, OSError) as error:
+                if not is_disk_full(error):
+                    raise
+                traceback.print_exc()
+                self.battle = None
+                self._beat()
+                stop.wait(1.0)
+
     def _beat(self) -> None:
         """Show the Weaver that the loop goes round."""
         if self._monotonic() - self._beaten_at >= BEAT_S:
             self._beaten_at = self._monotonic()
             beat = heartbeat_file(self.paths, "arena")
-            beat.parent.mkdir(exist_ok=True, mode=0o700)
-            beat.touch()
+            with contextlib.suppress(OSError):  # a full or read-only disk is no reason to end
+                beat.parent.mkdir(exist_ok=True, mode=0o700)
+                beat.touch()
 
     def _guarded_pass(self) -> None:
         try:
@@ -223,6 +251,9 @@ class Daemon:
         patience = arena.hang_s * (5 if battle.ingest.phase in ("preparing", "loading", "tokenizing") else 1)
         waits = battle.ingest.phase == "paused"
         if not waits and self._monotonic() - battle.heard_at > patience:
+            if free_bytes(self.paths.runs) < max(MUTE_BYTES, arena.disk_floor_mib << 20):
+                battle.heard_at = self._monotonic()  # it waits for room on the disk and cannot even say so
+                return
             self.executor.kill(battle.handle)
             words = f"No sign of life for {patience:.0f} s; the worker was ended. Its log has every thread's stack."
             self._settle_lost(battle, now, {"code": "hung", "message": words})
@@ -371,9 +402,14 @@ def serve(daemon: Daemon, identity_file: Path) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    identity_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    durable_write_json(identity_file, {"identity": ProcessIdentity.current().to_dict(), "started_at": time.time()})
-    daemon.run(stop)
+
+    def tell_who_serves() -> None:
+        with contextlib.suppress(OSError):  # the Weaver writes it as well, as soon as there is room
+            identity_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            told = {"identity": ProcessIdentity.current().to_dict(), "started_at": time.time()}
+            durable_write_json(identity_file, told)
+
+    daemon.run(stop, tell_who_serves)
     return 0
 
 

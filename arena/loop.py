@@ -32,7 +32,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from arena.checkpoints import Checkpoint, CheckpointStore, FenceLostError, is_disk_full, no_fault
+from arena.checkpoints import Checkpoint, CheckpointStore, FenceLostError, no_fault
 from arena.jobs import JobFile
 from arena.progress import MAX_ROLLBACKS, Progress
 from arena.requests import Control
@@ -40,7 +40,7 @@ from arena.rundir import ControlMessage, MetricsWriter, Outcome, RunDir, Verb
 from arena.trainers import rng
 from arena.trainers.contract import Measured, RunContext, Score, StepResult, Trainer
 from realm.errors import CorruptFileError, DiskFullError, RealmError
-from realm.files import durable_write_json, free_bytes, read_json
+from realm.files import durable_write_json, free_bytes, is_disk_full, read_json
 
 STATE_FILE = "state.json"
 STATE_SCHEMA = 1

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arena.checkpoints import is_disk_full
 from arena.rundir import ControlMessage, MetricsWriter, RunDir, decode_record
+from realm.files import is_disk_full
 
 
 class Control:

@@ -21,11 +21,12 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from realm.errors import CorruptFileError, NotFoundError, RefusedError
+from realm.errors import CorruptFileError, DiskFullError, NotFoundError, RefusedError
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
 
 
@@ -112,6 +113,13 @@ def sha256_file(path: Path) -> str:
 def free_bytes(path: Path) -> int:
     """Return the bytes that an ordinary user may still write on the file system of `path`."""
     return shutil.disk_usage(path).free
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether an error means that there was no room on the disk; safetensors says so in words, not by number."""
+    if isinstance(error, DiskFullError) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
+        return True
+    return isinstance(error, Exception) and "No space left on device" in str(error)
 
 
 def remove_tree(path: Path) -> None:

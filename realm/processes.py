@@ -6,6 +6,7 @@ flock(2) on a descriptor that children do not inherit, so it ends exactly when i
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from dataclasses import asdict, dataclass
@@ -77,9 +78,10 @@ class FileLock:
         except BlockingIOError:
             os.close(descriptor)
             return False
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
+        with contextlib.suppress(OSError):  # a full disk: the lock is ours all the same
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return True
 
     def release(self) -> None:

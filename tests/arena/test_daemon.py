@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 
 import pytest
@@ -117,14 +118,75 @@ def test_an_error_that_another_try_cannot_help_fails_at_once(daemon, vault, exec
     assert failed.state == "failed" and failed.reason["hint"] == "mend it" and len(executor.started) == 1
 
 
+def pass_time(daemon: Daemon, clock, seconds: float) -> None:
+    """Let time go by while the daemon goes round."""
+    end = clock.now + seconds
+    while clock.now < end:
+        clock.now += 2.0
+        daemon.run_once()
+
+
+def test_a_run_is_not_called_hung_after_the_daemon_itself_was_away(daemon, vault, executor, clock) -> None:
+    """Both were stopped, or the machine slept: the trainer gets as long as ever to show a sign of life."""
+    vault.jobs.submit(new_job())
+    daemon.run_once()
+    executor.last.say({"kind": "phase", "phase": "training"})
+    daemon.run_once()
+    clock.now += 10 * daemon.settings.arena.hang_s
+    daemon.run_once()
+    assert executor.killed == []
+    pass_time(daemon, clock, daemon.settings.arena.hang_s + 5)
+    assert executor.killed == [executor.started[0].fence]
+
+
+def test_a_run_that_cannot_write_a_word_on_a_full_disk_is_not_called_hung(
+    daemon, vault, executor, clock, monkeypatch
+) -> None:
+    vault.jobs.submit(new_job())
+    daemon.run_once()
+    executor.last.say({"kind": "phase", "phase": "training"})
+    daemon.run_once()
+    monkeypatch.setattr("arena.daemon.free_bytes", lambda path: 0)
+    pass_time(daemon, clock, 3 * daemon.settings.arena.hang_s)
+    assert executor.killed == []
+    monkeypatch.undo()
+    pass_time(daemon, clock, 2 * daemon.settings.arena.hang_s)
+    assert executor.killed == [executor.started[0].fence]
+
+
+def test_a_second_daemon_does_not_pass_itself_off_as_the_first(daemon, paths) -> None:
+    lock = FileLock(paths.control / "arena.lock")
+    assert lock.acquire()
+    begun = []
+    with pytest.raises(ConflictError):
+        daemon.run(threading.Event(), lambda: begun.append(1))
+    assert begun == []
+    lock.release()
+
+
+def test_a_full_disk_at_the_start_is_waited_for(daemon, vault, monkeypatch) -> None:
+    calls = []
+
+    def recover() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        stop.set()
+
+    stop = threading.Event()
+    monkeypatch.setattr(daemon, "recover", recover)
+    monkeypatch.setattr(stop, "wait", lambda timeout=None: stop.is_set())
+    daemon.run(stop)
+    assert len(calls) == 2
+
+
 def test_a_silent_run_is_ended_and_tried_again(daemon, vault, executor, clock) -> None:
     job, _ = vault.jobs.submit(new_job())
     daemon.run_once()
     executor.last.say({"kind": "phase", "phase": "training"})
     executor.last.steps(1, 2)
     daemon.run_once()
-    clock.now += daemon.settings.arena.hang_s + 1
-    daemon.run_once()
+    pass_time(daemon, clock, daemon.settings.arena.hang_s + 5)
     assert executor.killed == [executor.started[0].fence]
     assert vault.events.list(kinds=["job_requeued"])[0].data["reason"]["code"] == "hung"
     assert vault.jobs.get(job.id).attempts == 2
@@ -135,8 +197,7 @@ def test_a_paused_run_is_not_called_hung(daemon, vault, executor, clock) -> None
     daemon.run_once()
     executor.last.say({"kind": "phase", "phase": "paused"})
     daemon.run_once()
-    clock.now += 10 * daemon.settings.arena.hang_s
-    daemon.run_once()
+    pass_time(daemon, clock, 3 * daemon.settings.arena.hang_s)
     assert executor.killed == []
 
 
