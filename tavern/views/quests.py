@@ -238,7 +238,7 @@ def _now(job: Job, run: Run | None, battle: dict[str, Any], plain: bool) -> Now:
         done=numbers.whole(done),
         total=numbers.whole(total),
         share=done / total if total else 0.0,
-        ends=numbers.span_range(battle.get("eta_s")),
+        ends=numbers.span_range(battle["eta_s"]) if battle.get("eta_s") else "",
         paused=state == "paused",
     )
 
@@ -291,7 +291,7 @@ def build_quest(
         facts=facts,
         reason=str(reason.get("message") or ""),
         hint=str(reason.get("hint") or ""),
-        report=build_report(job.report, job.data) if job.report or job.data else None,
+        report=build_report(job.report, job.data, told=str(reason.get("message") or "")),
         runs=[
             (
                 run.id,
@@ -308,8 +308,11 @@ def build_quest(
     )
 
 
-def build_report(report: dict[str, Any] | None, data: Sequence[dict[str, Any]]) -> Report:
-    """Put a gatekeepers' report into words; what it does not hold is left out, never guessed."""
+def build_report(report: dict[str, Any] | None, data: Sequence[dict[str, Any]], *, told: str = "") -> Report | None:
+    """Put a gatekeepers' report into words; what it does not hold is left out, never guessed, nor `told` twice.
+
+    None where it holds nothing that people would read.
+    """
     report = report or {}
     count = int(report.get("rows_rejected") or 0)
     rejects = [_reject(item) for item in report.get("rejected") or ()]
@@ -317,7 +320,9 @@ def build_report(report: dict[str, Any] | None, data: Sequence[dict[str, Any]]) 
     left = max(0, count - len(shown))
     examples = [_turns(item) for item in (report.get("examples") or ())[:SHOWN_EXAMPLES]]
     refusal = report.get("refusal") or {}
-    return Report(
+    if refusal.get("message") == told:
+        refusal = {}
+    found = Report(
         files=[(str(item.get("name") or "file"), _file_about(item)) for item in data],
         verdict=_verdict(report),
         refusal=" ".join(str(refusal[key]) for key in ("message", "hint") if refusal.get(key)),
@@ -334,6 +339,7 @@ def build_report(report: dict[str, Any] | None, data: Sequence[dict[str, Any]]) 
         memory=_memory(report.get("memory")),
         examples=[turns for turns in examples if turns],
     )
+    return found if any(vars(found).values()) else None
 
 
 def _verdict(report: dict[str, Any]) -> str:

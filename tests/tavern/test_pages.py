@@ -193,6 +193,58 @@ def test_a_job_page_tells_why_it_failed_and_offers_what_may_be_done(owner: TestC
     assert not [b for b in running.all("button") if (b.get("data-post") or "").startswith("/api/v1/jobs/")]
 
 
+REPORT = {
+    "accepted": True, "rows_read": 24_000, "rows_accepted": 22_660, "rows_rejected": 1_300, "rows_withheld": 40,
+    "reasons": {"empty_answer": 100, "broken_json": 1_200}, "warnings": ["40 rows are problems of an evaluation."],
+    "rejected": [{"line": 214 + line, "reason": "broken_json", "detail": "at column 2"} for line in range(50)],
+    "tokens": 1_200_345, "tokens_exact": False, "longest_tokens": 612, "supervised_share": 0.41,
+    "supervised_by": "tokens", "near_duplicates": 0,
+    "memory": {
+        "total": 16_500_000_000, "free": 12_000_000_000, "fits": False, "device": "cuda",
+        "parts": [{"name": "gradients", "size": 2 << 30, "why": "in float32"},
+                  {"name": "weights", "size": 3 << 30, "why": "596,000,000 in float32"}],
+    },
+}  # fmt: skip
+
+
+def test_a_report_is_told_whole_and_nothing_is_added(owner: TestClient, realm: Realm, world: World) -> None:
+    job, _ = realm.vault.jobs.submit(NewJob("dio", "sft", "told.jsonl", "told", report=REPORT, rows=22_660))
+    text = " ".join(outline(owner, f"/quests/{job.id}").text.split())
+    for words in (
+        "22,660 of 24,000 rows can be used.",
+        "Rows withheld40",
+        "about 1,200,345",
+        "Trained share of tokens41%",
+        "1,200 rowsit is not valid JSON",
+        "line 214it is not valid JSON (at column 2)",
+        "1,280 more rows of these; the quarantine file has all of them.",
+        "About 15.4 GiB at the peak. It does not fit: 11.2 GiB on the GPU are free now.",
+        "40 rows are problems of an evaluation.",
+    ):
+        assert words in text, words
+    assert text.index("1,200 rows") < text.index("100 rows")
+    assert text.index("3.0 GiB") < text.index("2.0 GiB")
+    assert "Near duplicates" not in text
+
+
+def test_a_refusal_is_told_once_with_what_to_do_next(owner: TestClient, realm: Realm, world: World) -> None:
+    why = {"code": "too_many", "message": "line 214 is not JSON.", "hint": "Mend it."}
+    report = REPORT | {"accepted": False, "rows_accepted": 0, "refusal": why, "memory": None}
+    new = NewJob("dio", "sft", "bad.jsonl", "bad", report=report)
+    job, _ = realm.vault.jobs.submit(new, state="refused", reason=why)
+    page = outline(owner, f"/quests/{job.id}")
+    text = " ".join(page.text.split())
+    assert "Turned away. 0 of 24,000 rows were added." in text
+    assert text.count("Mend it.") == 1
+    assert "Memory" not in text
+    assert "Choose another file" in text
+    retried = [b for b in page.all("button") if (b.get("data-post") or "").endswith("/retry")]
+    assert retried == []
+    bare = outline(owner, f"/quests/{world.failed}")
+    assert "At the gate" not in bare.text.replace("At the gate", "", 1)  # the dialog has one of its own
+    assert [b for b in bare.all("button") if b.get("data-post") == f"/api/v1/jobs/{world.failed}/retry"]
+
+
 @pytest.mark.parametrize("path", ["/quests/job_nobody", "/runs/run_nobody"])
 def test_what_does_not_exist_is_a_page_that_says_so(owner: TestClient, path: str) -> None:
     page = outline(owner, path, status=404)
