@@ -50,6 +50,7 @@ PERMANENT = {
     "bad_config",
     "refused",
     "bad_data",
+    "data_missing",
     "masking",
     "missing_package",
     "diverged",
@@ -344,7 +345,11 @@ class Daemon:
         self.battle = Battle(claim.job.id, claim.run.id, claim.attempt, claim.fence, handle, ingest, heard, heard)
 
     def _could_not_start(self, claim: Claim, error: RealmError | OSError, now: float) -> None:
-        reason = {"code": getattr(error, "code", "cannot_start"), "message": str(error)}
+        reason = {"code": getattr(error, "code", "cannot_start"), "message": getattr(error, "message", str(error))}
+        reason |= {"hint": error.hint} if isinstance(error, RealmError) and error.hint else {}
+        if reason["code"] in PERMANENT:
+            self.vault.jobs.give_up(claim.job.id, claim.fence, now, reason)
+            return
         if isinstance(error, CorruptFileError) and "checkpoint_id" in error.data:
             self.vault.ledger.set_checkpoint_status(error.data["checkpoint_id"], "quarantined", error.message)
         arena = self.settings.arena

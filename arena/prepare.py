@@ -17,7 +17,7 @@ from typing import Any
 from arena.executors.local import default_threads
 from arena.jobs import NAME, DataFile, EvaluationSet, JobFile, write_job
 from arena.rundir import RunDir
-from realm.errors import CorruptFileError
+from realm.errors import CorruptFileError, NotFoundError
 from realm.files import durable_write, fsync_dir
 from realm.paths import RealmPaths
 from realm.settings import ArenaSettings
@@ -105,14 +105,20 @@ def _link_data(entry: dict[str, Any], number: int, run_dir: Path, paths: RealmPa
     source = paths.objects / f"{sha256}.jsonl"
     relative = f"data/{number:03d}-{sha256[:16]}.jsonl"
     target = run_dir / relative
+    origin = str(entry.get("name", ""))
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"The rows of {origin or source.name} are gone: {source} was removed.",
+            hint="Drop the file again, then retry the quest.",
+            code="data_missing",
+        ) from None
     except OSError:
         shutil.copyfile(source, target)
         os.chmod(target, 0o400)
     fsync_dir(target.parent)
-    origin = str(entry.get("name", ""))
     return DataFile(path=relative, sha256=sha256, rows=int(entry["rows"]), format=str(entry["format"]), origin=origin)
 
 

@@ -180,6 +180,20 @@ def test_a_full_disk_at_the_start_is_waited_for(daemon, vault, monkeypatch) -> N
     assert len(calls) == 2
 
 
+def test_a_job_whose_rows_were_removed_fails_at_once_and_can_be_retried(daemon, vault, executor, paths) -> None:
+    sha256 = "a" * 64
+    entry = {"canonical_sha256": sha256, "rows": 1, "format": "messages", "name": "sums.jsonl"}
+    job, _ = vault.jobs.submit(new_job(data=[entry]))
+    daemon.run_once()
+    failed = vault.jobs.get(job.id)
+    assert failed.state == "failed" and failed.reason["code"] == "data_missing"
+    assert "sums.jsonl" in failed.reason["message"] and "Drop the file again" in failed.reason["hint"]
+    (paths.objects / f"{sha256}.jsonl").write_text("{}\n")
+    vault.jobs.retry(job.id, by="ann")
+    daemon.run_once()
+    assert len(executor.started) == 1 and vault.jobs.get(job.id).state == "processing"
+
+
 def test_a_silent_run_is_ended_and_tried_again(daemon, vault, executor, clock) -> None:
     job, _ = vault.jobs.submit(new_job())
     daemon.run_once()
