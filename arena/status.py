@@ -11,6 +11,7 @@ from typing import Any
 
 import realm
 from arena.machine import Machine
+from realm.services import weaver_identity
 from realm.settings import Settings
 from vault.records import STEPS_PER_LEVEL, Checkpoint, Evaluation, Hero, Job, Run
 from vault.store import Vault
@@ -34,6 +35,8 @@ def build_status(
     hero = heroes.get(settings.hero) or next(iter(heroes.values()), None)
     processing = vault.jobs.processing()
     battle = _battle(vault, processing[0]) if processing else None
+    if battle and _all_stopped(services):
+        battle |= {"state": "paused", "eta_s": None}
     queue = _queue(vault, battle)
     reading = (machine or Machine()).read(settings.home)
     return {
@@ -44,7 +47,11 @@ def build_status(
         "queue": queue,
         "services": services or [],
         "machine": reading,
-        "notices": _notices(vault, settings, queue, services or [], reading),
+        "notices": [
+            *_notices(vault, settings, queue, services or [], reading),
+            *_model_notices(settings, queue, hero),
+            *_stopped_notices(battle, services),
+        ],
     }
 
 
@@ -214,6 +221,9 @@ def _notices(
         if service["state"] == "broken":
             words = f"{service['name']} keeps falling down: {service['detail'] or 'no message'}"
             notices.append(_notice("error", "service_broken", words, "It is tried again; see `realm doctor`."))
+    if any(service["state"] != "stopped" for service in services) and weaver_identity(settings.paths) is None:
+        words = "The Weaver does not run: a service that falls down stays down."
+        notices.append(_notice("error", "weaver_down", words, "Say `realm up`; it interrupts nothing."))
     waiting_for_room = list(vault.events.list(kinds=("disk_full", "disk_has_room"), limit=1, newest_first=True))
     if waiting_for_room and waiting_for_room[0].kind == "disk_full" and vault.jobs.processing():
         needed = waiting_for_room[0].data.get("needed")
@@ -224,6 +234,26 @@ def _notices(
         words = f"The queue was {held['reason']} by {held['by']}."
         notices.append(_notice("warning", "queue_held", words, "Resume to go on."))
     return notices
+
+
+def _model_notices(settings: Settings, queue: dict[str, Any], hero: Hero | None) -> list[dict[str, str]]:
+    """Say why quests wait while there is no model to train."""
+    if hero is None or not queue["waiting"] or (settings.home / hero.model_dir / "config.json").is_file():
+        return []
+    words = f"Jobs wait: {hero.name}'s model {hero.model} is not in {hero.model_dir} yet."
+    action = "A squire is built there by itself (logs/forge.log); any other model must be put there."
+    return [_notice("warning", "model_missing", words, action)]
+
+
+def _stopped_notices(battle: dict[str, Any] | None, services: list[dict[str, Any]] | None) -> list[dict[str, str]]:
+    if battle is None or not _all_stopped(services):
+        return []
+    words = f"The realm is stopped; {battle['name']} goes on from its newest checkpoint."
+    return [_notice("warning", "realm_stopped", words, "Say `realm up`.")]
+
+
+def _all_stopped(services: list[dict[str, Any]] | None) -> bool:
+    return bool(services) and all(service["state"] == "stopped" for service in services or [])
 
 
 def _notice(level: str, code: str, text: str, action: str) -> dict[str, str]:

@@ -123,6 +123,9 @@ def test_going_down_in_the_middle_of_a_battle_saves_and_coming_up_goes_on(up: Pa
     (checkpoint,) = paths.runs.glob("*/checkpoint-*")
     saved = verify(checkpoint).card["run_step"]
     assert saved >= 3
+    standing = json.loads(command(up, "--json", "status").stdout)
+    assert standing["battle"]["state"] == "paused"
+    assert "realm up" in {n["code"]: n["action"] for n in standing["notices"]}["realm_stopped"]
 
     assert command(up, "up", "--port", "0").returncode == 0
     until(lambda: battle()["run_step"] > saved, 120.0)
