@@ -191,6 +191,11 @@ def _translated() -> Iterator[None]:
             raise DiskFullError("The disk is full: the ledger could not be written.", hint=hint) from error
         if "locked" in words or "busy" in words:
             raise ConflictError("The ledger is busy.", hint="Try again.", code="ledger_busy") from error
+        if "unable to open" in words or "readonly database" in words:
+            hint = "Make the folder of the realm writable: its file system may be mounted read-only."
+            raise RealmError(
+                "The ledger's file cannot be opened for writing.", hint=hint, code="not_writable"
+            ) from error
         if "malformed" in words or "not a database" in words:
             hint = "Stop the realm and restore the newest file of backups/, or run `realm doctor`."
             raise RealmError("The ledger's file is damaged.", hint=hint, code="ledger_damaged") from error

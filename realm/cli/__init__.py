@@ -57,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return EXIT_OK
     except Exception as error:
+        told = context.unwritable(error)
+        if told is not None:
+            _complain(told, as_json)
+            return EXIT_FAILED
         if hasattr(error, "format_message"):  # what Typer says about a command line it cannot read
             _complain(RealmError(f"{error.format_message()}", hint="See `realm --help`.", code="usage"), as_json)
             return EXIT_USAGE

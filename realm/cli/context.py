@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import sys
 import time
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realm.errors import ConfigError, RealmError
+from realm.errors import ConfigError, DiskFullError, RealmError
+from realm.files import is_disk_full
 
 if TYPE_CHECKING:
     from realm.cli.clients import Client
@@ -139,6 +141,16 @@ def size(count: int) -> str:
             return f"{amount:,.0f} {unit}" if unit == "B" else f"{amount:,.1f} {unit}"
         amount /= 1024
     return f"{amount:,.1f} GiB"
+
+
+def unwritable(error: Exception) -> RealmError | None:
+    """Return what to say when a folder cannot be written to, for want of room or of the right; None for the rest."""
+    if is_disk_full(error):
+        return DiskFullError(f"The disk is full: {error}.", hint="Free some space and say it again.")
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
+        hint = "Make it writable, or name another folder with --home."
+        return RealmError(f"{error.filename} cannot be written: {error.strerror}.", hint=hint, code="not_writable")
+    return None
 
 
 def note_crash(words: Sequence[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -224,3 +226,21 @@ def test_every_word_of_the_help_is_a_command(run: Run) -> None:
     for word in MODULES:
         assert word in help_text
         assert run(word, "--help").code == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.EROFS, "Make it writable"), (errno.EACCES, "--home"), (errno.ENOSPC, "Free some space")],
+)
+def test_a_home_that_cannot_be_written_is_told_with_what_to_do(
+    number: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "home" / "inbox"))
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    assert main(["--home", str(tmp_path / "home"), "up", "--port", "0"]) == 1
+    told = capsys.readouterr().err
+    assert words in told
+    assert "cli.log" not in told
+    assert "inbox" in told

@@ -79,6 +79,13 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
         Vault.in_files(tmp_path / "v.db", tmp_path / "m.db")
 
 
+def test_a_ledger_that_cannot_be_opened_for_writing_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "v.db").mkdir()
+    with pytest.raises(RealmError, match="cannot be opened for writing") as caught:
+        Vault.in_files(tmp_path / "v.db", tmp_path / "m.db")
+    assert caught.value.code == "not_writable"
+
+
 def test_what_was_acknowledged_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
     code = textwrap.dedent(
         f"""
