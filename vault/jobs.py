@@ -23,6 +23,8 @@ from vault.database import Database
 from vault.records import PRIORITIES, PRIORITY_RANK, Claim, Job, NewJob, Page, Priority, Run
 
 HOLD = "queue_hold"
+MAX_WAIT_S = 3600.0
+"""Longest wait before another attempt."""
 FINAL_STATES = ("completed", "failed", "refused", "skipped", "cancelled")
 _T = schema.jobs
 
@@ -219,7 +221,7 @@ class JobStore:
                 self._end(connection, job, "failed", at, reason=reason, fruitless=fruitless)
                 events.append(connection, "job_failed", job_id, self._story(connection, job) | {"reason": reason}, at)
                 return "failed"
-            wait = delay_s * 4 ** (fruitless - 1) if count and fruitless else 0.0
+            wait = min(delay_s * 4.0 ** min(fruitless - 1, 20), MAX_WAIT_S) if count and fruitless else 0.0
             values: dict[str, Any] = {"state": "queued", "lease_owner": None, "lease_until": None, "reason": reason}
             values |= {"fruitless": fruitless, "not_before": at + wait}
             connection.execute(update(_T).where(_T.c.id == job_id).values(**values))
@@ -357,7 +359,10 @@ def _values(new: NewJob, job_id: str, state: str, reason: dict[str, Any] | None,
 
 
 def _next(connection: Connection, now: float) -> Job | None:
-    """The first waiting job whose hero is free. A hero whose first job waits for its retry waits with it."""
+    """The first waiting job whose hero is free. A hero whose first job waits for its retry waits with it.
+
+    A wait longer than any that is given was entered before the clock was set back: it is over.
+    """
     busy = select(_T.c.hero_id).where(_T.c.state == "processing")
     query = select(_T).where(_T.c.state == "queued", _T.c.hero_id.not_in(busy)).order_by(*_ORDER)
     waiting_heroes: set[str] = set()
@@ -365,7 +370,7 @@ def _next(connection: Connection, now: float) -> Job | None:
         job = _job(row)
         if job.hero_id in waiting_heroes:
             continue
-        if job.not_before > now:
+        if 0 < job.not_before - now <= MAX_WAIT_S:
             waiting_heroes.add(job.hero_id)
             continue
         locked = select(_T.c.id).where(_T.c.id == job.id, _T.c.state == "queued").with_for_update(skip_locked=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from realm.errors import ConflictError, NotFoundError
 from tests.conftest import new_job
+from vault.jobs import MAX_WAIT_S
 from vault.manifest import Manifest
 from vault.records import PRIORITIES
 from vault.store import Vault
@@ -239,3 +240,29 @@ def test_any_sequence_of_actions_keeps_every_job_in_exactly_one_state(tmp_path_f
     fences = [event.seq for event in vault.events.list(limit=1000)]
     assert fences == sorted(fences)
     vault.close()
+
+
+def test_a_wait_does_not_outlast_a_clock_that_was_set_back(vault: Vault) -> None:
+    job, _ = vault.jobs.submit(new_job())
+    year = 366 * 86400.0
+    claim = vault.jobs.claim("me", year, 30)
+    assert claim is not None
+    terms = {"delay_s": 5.0, "reason": {"code": "worker_died"}, "count": True, "max_attempts": 3}
+    vault.jobs.give_back(job.id, claim.fence, year, **terms)
+    assert vault.jobs.claim("me", year + 1, 30) is None
+    assert vault.jobs.claim("me", 1000.0, 30) is not None
+
+
+def test_waits_grow_to_a_limit_however_many_attempts_there_are(vault: Vault) -> None:
+    job, _ = vault.jobs.submit(new_job())
+    now = 1000.0
+    waits = []
+    for _ in range(12):
+        claim = vault.jobs.claim("me", now, 30)
+        assert claim is not None
+        terms = {"delay_s": 5.0, "reason": {"code": "worker_died"}, "count": True, "max_attempts": 100}
+        vault.jobs.give_back(job.id, claim.fence, now, **terms)
+        waits.append(vault.jobs.get(job.id).not_before - now)
+        now += waits[-1]
+    assert waits[:3] == [5.0, 20.0, 80.0]
+    assert waits[-1] == MAX_WAIT_S
