@@ -144,13 +144,13 @@ class MetricsWriter:
         record = {"seq": self._seq, "kind": kind, "t": round(time.time(), 3), **fields}
         line = encode_record(record)
         written = os.write(self._descriptor, line)
-        if written != len(line):  # a full disk tears the line: give the rest of it one more try, else cut it off
-            try:
-                os.write(self._descriptor, line[written:])
-            except OSError:
-                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
-                self._seq -= 1
-                raise
+        try:
+            while written != len(line):  # a full disk tears the line: try for the rest of it, else cut it off
+                written += os.write(self._descriptor, line[written:])
+        except OSError:
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+            self._seq -= 1
+            raise
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)

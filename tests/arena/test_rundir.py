@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
@@ -133,3 +134,26 @@ def test_job_files_are_written_once_and_read_tolerantly(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text('{"name": 3}')
     with pytest.raises(CorruptFileError):
         read_job(tmp_path)
+
+
+@pytest.mark.parametrize("parts", [[7], [7, 11], [7, 11, 3]])
+def test_a_line_torn_by_a_full_disk_is_cut_off_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[int]
+) -> None:
+    writer = MetricsWriter(tmp_path / "metrics.jsonl")
+    writer.append("step", step=1)
+    real, left = os.write, list(parts)
+
+    def write(descriptor: int, data: bytes) -> int:
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data[: left.pop(0)])
+
+    monkeypatch.setattr("arena.rundir.os.write", write)
+    with pytest.raises(OSError, match="No space"):
+        writer.append("step", step=2)
+    monkeypatch.undo()
+    writer.append("step", step=3)
+    writer.close()
+    assert (tmp_path / "metrics.jsonl").read_bytes().count(b"\n") == 2
+    assert [(r["seq"], r["step"]) for r in read_records(tmp_path / "metrics.jsonl")] == [(1, 1), (2, 3)]
