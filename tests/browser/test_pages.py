@@ -188,7 +188,7 @@ def test_numbers_read_the_same_in_page_and_server(prepared: str, world: World, v
             "async ([a, n, v]) => { const m = await import(a); return v.map(m[n]); }", [address, name, values]
         )
         assert shown == [write(value) for value in values], name
-    bounds = [[240, 360], [40, 50], [60, 120], [5, 5], None]
+    bounds: list[list[float] | None] = [[240, 360], [40, 50], [60, 120], [5, 5], None]
     shown = page.evaluate(
         "async ([a, v]) => { const m = await import(a); return v.map(m.spanRange); }", [address, bounds]
     )

@@ -245,6 +245,18 @@ def test_a_refusal_is_told_once_with_what_to_do_next(owner: TestClient, realm: R
     assert [b for b in bare.all("button") if b.get("data-post") == f"/api/v1/jobs/{world.failed}/retry"]
 
 
+def test_nothing_is_offered_to_an_arena_that_is_down(owner: TestClient, realm: Realm, world: World) -> None:
+    def off() -> dict[str, bool]:
+        return {
+            b["data-command"] or "": "disabled" in b for b in outline(owner, "/").all("button") if "data-command" in b
+        }
+
+    assert not any(off()[verb] for verb in ("pause", "stop", "skip"))
+    fallen = {"name": "arena", "state": "down", "pid": None, "since": 1.0, "restarts": 2, "detail": "It fell"}
+    (realm.paths.control / "services.json").write_text(json.dumps({"services": [fallen]}))
+    assert all(off()[verb] for verb in ("pause", "save", "stop", "skip"))
+
+
 @pytest.mark.parametrize("path", ["/quests/job_nobody", "/runs/run_nobody"])
 def test_what_does_not_exist_is_a_page_that_says_so(owner: TestClient, path: str) -> None:
     page = outline(owner, path, status=404)
@@ -346,7 +358,11 @@ def test_the_first_load_is_light(owner: TestClient, world: World) -> None:
     names |= {f"js/{path.name}" for path in (STATIC / "js").glob("*.js")} - {"js/run.js", "js/settings.js"}
     names |= {str(path.relative_to(STATIC)) for path in (STATIC / "vendor").rglob("*.woff2")}
     names |= {"hall/left.png", "hall/right.png", "hall/library.png"}
-    total = len(text) + sum(assets.files[name].stat().st_size for name in names)
+    total = (
+        len(text.encode())
+        + len(owner.get("/skills.css").content)
+        + sum(assets.files[name].stat().st_size for name in names)
+    )
     assert total <= 350_000, total
 
 
