@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -32,11 +33,14 @@ from realm.paths import RealmPaths
 from realm.processes import FileLock, ProcessIdentity
 from realm.services import heartbeat_file
 from realm.settings import Settings
+from vault import backup
 from vault.manifest import verify
 from vault.records import Claim, Command, Job
 from vault.store import Vault
 
 TICK_S = 0.05
+BACKUP_S = 3600.0
+"""How old the newest copy of the ledger may get."""
 LOOK_S = 0.5
 """Longest time between two looks at the queue and the commands when nothing was committed (retries fall due)."""
 BEAT_S = 1.0
@@ -400,6 +404,18 @@ class Daemon:
         if now - self._folded_at > 30:
             self._folded_at = now
             self.vault.database.checkpoint_log()
+            self._back_up(self._clock())
+
+    def _back_up(self, now: float) -> None:
+        """Copy the ledger once an hour; a copy that cannot be made now is tried again in half a minute."""
+        folder = self.paths.backups
+        if 0 <= now - backup.newest_at(folder) < BACKUP_S:
+            return
+        try:
+            if backup.back_up(self.vault.database, folder, now) is not None:
+                backup.thin_out(folder, now)
+        except (RealmError, OSError) as error:
+            print(f"No copy of the ledger: {error}", file=sys.stderr)
 
 
 def serve(daemon: Daemon, identity_file: Path) -> int:

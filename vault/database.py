@@ -74,6 +74,11 @@ class Database:
             with self._writers, self.engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
 
+    def copy_to(self, target: Path) -> None:
+        """Write a copy of one consistent state (SQLite) while everybody goes on; `target` must not exist yet."""
+        with _translated(), self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.connection.cursor().execute("VACUUM INTO ?", (str(target),))
+
     def check(self) -> list[str]:
         """Return what the database's own quick check finds wrong; empty when it is sound."""
         if not self.is_sqlite:

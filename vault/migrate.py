@@ -60,8 +60,7 @@ def _back_up(database: Database) -> None:
     folder = source.parent / "backups"
     folder.mkdir(exist_ok=True)
     target = folder / f"{source.stem}-before-{HEAD}-{int(time.time())}-{secrets.token_hex(3)}.db"
-    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.connection.cursor().execute("VACUUM INTO ?", (str(target),))
+    database.copy_to(target)
 
 
 def _revision(database: Database) -> str | None:

@@ -89,3 +89,13 @@ def test_a_quest_that_asks_a_skill_for_rows_gets_them_in_the_heros_shares(realm:
     text = (realm.paths.objects / f"{job.data[0]['canonical_sha256']}.jsonl").read_text()
     shown = text.count("[show-work]") / 400
     assert 0.8 < shown <= 1.0
+
+
+def test_a_broken_tokenizer_stops_no_file(realm: Realm) -> None:
+    hero = realm.ensure_hero()
+    folder = realm.paths.home / hero.model_dir
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text("{broken")
+    job = take(realm, "rows.jsonl", lines(make_quest_rows("bin", 1, 30, seed=1)))
+    assert job.state == "queued" and job.report is not None
+    assert any("not a tokenizer" in warning for warning in job.report["warnings"])

@@ -27,7 +27,7 @@ from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from realm.errors import ConfigError, NotFoundError, RefusedError
+from realm.errors import ConfigError, CorruptFileError, NotFoundError, RefusedError
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 MAX_TEMPLATE_BYTES = 64 * 1024
@@ -90,7 +90,10 @@ class ChatTokenizer:
         if not path.is_file():
             raise NotFoundError(f"{folder} has no tokenizer.json.", hint="A fast tokenizer is needed.", path=str(path))
         self.files = {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
-        self.backend = Tokenizer.from_str(self.files["tokenizer.json"].decode())
+        try:
+            self.backend = Tokenizer.from_str(self.files["tokenizer.json"].decode())
+        except Exception as error:  # the library raises nothing more special
+            raise CorruptFileError(f"{path} is not a tokenizer: {error}.", path=str(path)) from error
         self.backend.no_padding()
         self.backend.no_truncation()
         settings = json.loads(self.files.get("tokenizer_config.json", b"{}"))
