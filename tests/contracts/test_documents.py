@@ -83,7 +83,7 @@ def test_every_file_and_link_exists(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_of_our_code_exists(name: str) -> None:
     for dotted in OUR_NAME.findall(text(name)):
-        assert resolves(dotted), dotted
+        assert dotted.startswith("vault.db") or resolves(dotted), dotted  # a file, not a module
 
 
 def resolves(dotted: str) -> bool:
