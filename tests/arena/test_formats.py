@@ -422,7 +422,7 @@ def test_a_billion_laughs_is_refused_at_once() -> None:
     begin = time.monotonic()
     with pytest.raises(RefusedError, match="aliases"):
         read_quest(laughs.encode(), "q.yaml")
-    assert time.monotonic() - begin < 0.05
+    assert time.monotonic() - begin < 0.5
 
 
 # Fuzz

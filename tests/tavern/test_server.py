@@ -221,7 +221,8 @@ async def test_answers_are_not_held_back_by_nagle(realm: Any) -> None:
 
 @pytest.mark.anyio
 async def test_slow_headers_are_cut_off_and_others_do_not_wait(realm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tavern.server.HEADER_TIMEOUT_S", 0.5)
+    patience = 3.0
+    monkeypatch.setattr("tavern.server.HEADER_TIMEOUT_S", patience)
     async with served(create_app(realm)) as port:
         slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
         for _, writer in slow:
@@ -229,10 +230,10 @@ async def test_slow_headers_are_cut_off_and_others_do_not_wait(realm: Any, monke
         started = time.monotonic()
         stream = await SseClient.connect(port)
         await stream.read_until(bool)
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < patience  # it was served while the slow ones were still being waited for
         for reader, writer in slow:
             with contextlib.suppress(ConnectionError):
-                assert await asyncio.wait_for(reader.read(100), 5.0) == b""
+                assert await asyncio.wait_for(reader.read(100), 20.0) == b""
             writer.close()
         stream.close()
 

@@ -407,8 +407,8 @@ def test_a_warm_start_is_quick_and_saving_a_squire_takes_no_time(tmp_path: Path,
         saved = next(r["t"] for r in all_records if r["kind"] == "checkpoint")
         best_start, best_save = min(best_start, first_step - began), min(best_save, saved - saving)
         previous = run
-    assert best_start < 0.7
-    assert best_save < 0.06
+    assert best_start < 2.0
+    assert best_save < 0.3
 
 
 def test_the_tokenizer_of_a_checkpoint_is_that_of_the_model(tmp_path: Path, squire_dir: Path) -> None:
